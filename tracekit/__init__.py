@@ -1,0 +1,1 @@
+"""tracekit: one flow, end to end, across HTTP and queues."""

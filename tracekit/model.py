@@ -1,0 +1,112 @@
+"""Records of telemetry as tracekit reads it: spans, links, events, services, log lines.
+
+Ids are lower-case hexadecimal text (32 characters for a trace, 16 for a span), times are integer
+nanoseconds since the Unix epoch. The records say what arrived, not what it means: `flow` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeAlias
+
+Scalar: TypeAlias = str | bool | int | float | bytes
+Value: TypeAlias = Scalar | Sequence["Value"] | Mapping[str, "Value"] | None
+"""An attribute's value: what OTLP's AnyValue can hold."""
+
+Attributes: TypeAlias = Mapping[str, Value]
+
+NO_ATTRIBUTES: Attributes = MappingProxyType({})
+
+
+class Kind(Enum):
+    """The kind of a span; the values are OTLP's numbers."""
+
+    UNSPECIFIED = 0
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
+
+
+class Status(Enum):
+    """The status of a span; the values are OTLP's numbers."""
+
+    UNSET = 0
+    OK = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Who sent a span: the resource's name, namespace and instance, and all of its attributes."""
+
+    name: str
+    namespace: str = ""
+    instance: str = ""
+    attributes: Attributes = field(default=NO_ATTRIBUTES, compare=False)
+
+
+UNKNOWN_SERVICE = Service("unknown_service")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A reference from a span to another one, in the same trace or in another."""
+
+    trace_id: str
+    span_id: str
+    attributes: Attributes = NO_ATTRIBUTES
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at one moment of a span."""
+
+    name: str
+    time_ns: int
+    attributes: Attributes = NO_ATTRIBUTES
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One piece of work of one service.
+
+    `parent_id` is None for a root; `parent_is_remote` is None where the sender did not say.
+    `end_ns` is None while the work is under way. `scope` names the instrumentation.
+    """
+
+    trace_id: str
+    span_id: str
+    name: str
+    start_ns: int
+    end_ns: int | None
+    parent_id: str | None = None
+    parent_is_remote: bool | None = None
+    kind: Kind = Kind.INTERNAL
+    status: Status = Status.UNSET
+    status_message: str = ""
+    attributes: Attributes = NO_ATTRIBUTES
+    links: tuple[Link, ...] = ()
+    events: tuple[Event, ...] = ()
+    service: Service = UNKNOWN_SERVICE
+    scope: str = ""
+    trace_state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log record. `trace_id` and `span_id` are empty where it was written outside a span."""
+
+    time_ns: int
+    body: Value
+    severity: int = 0
+    severity_text: str = ""
+    attributes: Attributes = NO_ATTRIBUTES
+    trace_id: str = ""
+    span_id: str = ""
+    service: Service = UNKNOWN_SERVICE
+    event_name: str = ""

@@ -1,0 +1,110 @@
+"""The flow header: which flow a request or message belongs to, and the way that led to it.
+
+`tracekit-flow: 1;<flow id>;<pathway hash>;<origin, Unix ms>;<edge, Unix ms>;<hop>;<origin's service>`,
+at most 120 bytes of text. Source: ours (ARCHITECTURE); the hash follows Datadog's pathway hash (FNV-1
+over the node and the parent's hash), so that a route has one value however many messages take it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote, unquote
+
+HEADER: Final = "tracekit-flow"
+LIMIT: Final = 120
+"""Bytes of text at most."""
+
+NO_FLOW: Final = "0" * 32
+"""The flow id of what serves several flows: a hub, and what it sends for all of them."""
+
+_VERSION: Final = "1"
+_MS: Final = 1_000_000
+_HEX: Final = frozenset("0123456789abcdef")
+_MASK: Final = (1 << 64) - 1
+_MAX_MS: Final = 1 << 53
+
+
+@dataclass(frozen=True, slots=True)
+class Pathway:
+    """Where a piece of work stands in its flow.
+
+    `flow_id` is empty while the flow begins here and its entry span has no id yet, and NO_FLOW for
+    work that serves several flows. `origin_ns` is when the flow began, `edge_ns` when this message
+    or request was sent (0: not sent yet), both Unix ns and exact to the millisecond once they
+    travelled. `hop` counts the edges behind us.
+    """
+
+    flow_id: str
+    hash: int = 0
+    origin_ns: int = 0
+    edge_ns: int = 0
+    hop: int = 0
+    origin: str = ""
+
+    @property
+    def is_hub(self) -> bool:
+        return self.flow_id == NO_FLOW
+
+    def advanced(self, service: str, step: str) -> Pathway:
+        """The pathway after one more step of the route, e.g. `send kafka orders`."""
+        return replace(self, hash=_advance(self.hash, service, step))
+
+    def leaving(self, now_ns: int) -> Pathway:
+        """The pathway as it is written on what is sent now."""
+        return replace(self, edge_ns=now_ns, hop=self.hop + 1)
+
+
+def write(pathway: Pathway) -> str:
+    """The header's value. The service's name is cut where it would pass LIMIT."""
+    head = (
+        f"{_VERSION};{pathway.flow_id};{pathway.hash:016x};{pathway.origin_ns // _MS};"
+        f"{pathway.edge_ns // _MS};{pathway.hop};"
+    )
+    name = quote(pathway.origin, safe="")[: LIMIT - len(head)]
+    cut = name.rfind("%", -2)  # never end in half an escape
+    return head + (name if cut < 0 else name[:cut])
+
+
+def parse(text: str) -> Pathway | None:
+    """The pathway that a header's value tells, or None where it is malformed.
+
+    Further fields are ignored, so that a later version can add some.
+    """
+    if len(text) > 4 * LIMIT:
+        return None
+    fields = text.split(";")
+    if len(fields) < 7 or fields[0] != _VERSION:
+        return None
+    _, flow_id, route, origin, edge, hop, service, *_ = fields
+    if not _is_hex(flow_id, 32) or not _is_hex(route, 16):
+        return None
+    numbers = [int(field) for field in (origin, edge, hop) if field.isascii() and field.isdecimal()]
+    if len(numbers) != 3 or max(numbers) > _MAX_MS:
+        return None
+    return Pathway(
+        flow_id=flow_id,
+        hash=int(route, 16),
+        origin_ns=numbers[0] * _MS,
+        edge_ns=numbers[1] * _MS,
+        hop=numbers[2],
+        origin=unquote(service[:LIMIT], errors="replace"),
+    )
+
+
+def _is_hex(text: str, length: int) -> bool:
+    return len(text) == length and _HEX.issuperset(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _advance(parent: int, service: str, step: str) -> int:
+    node = _fnv1(f"{service}\n{step}".encode(errors="replace"))
+    return _fnv1(node.to_bytes(8, "little") + parent.to_bytes(8, "little"))
+
+
+def _fnv1(data: bytes) -> int:
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value * 0x100000001B3 & _MASK) ^ byte
+    return value
