@@ -1,0 +1,322 @@
+"""Context: taken from headers, put on headers, and carried to where Python does not carry it.
+
+A context is attached and detached in one function, or by `with`. Everything here works on plain
+dicts and pairs, so that any transport can use it: `inject` on the way out, `extract` on the way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, cast, overload
+
+from opentelemetry import context as otel
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+
+from tracekit.guard import count_drop, shielded
+from tracekit.pathway import NO_FLOW, Pathway
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Y = TypeVar("Y")
+S = TypeVar("S")
+R = TypeVar("R")
+
+Pairs: TypeAlias = Sequence[tuple[str, str | bytes]]
+Carrier: TypeAlias = Mapping[str, str] | Mapping[str, bytes] | Pairs
+
+_PATHWAY = otel.create_key("tracekit-pathway")
+_CHECKPOINT = otel.create_key("tracekit-checkpoint")
+_STEP = otel.create_key("tracekit-step")
+_ON_SPAN = "_tracekit_pathway"
+# asyncio keeps only weak references to tasks: a detached one would be collected in mid-work.
+_detached: set[asyncio.Task[object]] = set()
+
+
+class Checkpoint:
+    """One place where a flow may end: a request, or the processing of a message.
+
+    `sent` turns true once something was published from within; then the flow goes on.
+    """
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+# -- what a context knows of its flow ---------------------------------------------------------------
+
+
+def with_pathway(pathway: Pathway, context: Context | None = None) -> Context:
+    """The context, standing at this place of this flow."""
+    return otel.set_value(_PATHWAY, pathway, context)
+
+
+def with_checkpoint(checkpoint: Checkpoint, context: Context | None = None) -> Context:
+    """The context of a place where the flow may end."""
+    return otel.set_value(_CHECKPOINT, checkpoint, context)
+
+
+def checkpoint_of(context: Context | None = None) -> Checkpoint | None:
+    """The innermost place where the flow may end."""
+    return cast("Checkpoint | None", otel.get_value(_CHECKPOINT, context))
+
+
+def with_step(step: str, context: Context | None = None) -> Context:
+    """The context from which one thing is sent: `step` names it in the route (the pathway hash)."""
+    return otel.set_value(_STEP, step, context)
+
+
+def step_of(context: Context | None = None) -> str:
+    """What is sent from this context, for the route; `http` where nobody said."""
+    return cast("str", otel.get_value(_STEP, context) or "http")
+
+
+def pathway_of(context: Context | None = None) -> Pathway | None:
+    """Where this context stands in its flow; None outside of any.
+
+    What the context says counts first (a message in process says it), then what its span remembers.
+    A span nobody told anything is the entry of a flow, or behind a service that knows only
+    `traceparent`: either way the trace id is the flow's.
+    """
+    said = cast("Pathway | None", otel.get_value(_PATHWAY, context))
+    if said is not None and said.flow_id:
+        return said
+    span = trace.get_current_span(context)
+    remembered = cast("Pathway | None", getattr(span, _ON_SPAN, None))
+    if remembered is not None:
+        return remembered
+    span_context = span.get_span_context()
+    if not span_context.is_valid:
+        return said
+    return replace(said or Pathway(""), flow_id=trace.format_trace_id(span_context.trace_id))
+
+
+def remember(span: trace.Span, pathway: Pathway) -> None:
+    """Keep on the span where it stands, for contexts that hold only the span."""
+    setattr(span, _ON_SPAN, pathway)
+
+
+def flow_id(context: Context | None = None) -> str | None:
+    """The id of the flow that this context works for; None outside of any, and in a hub."""
+    pathway = pathway_of(context)
+    return None if pathway is None or pathway.flow_id in ("", NO_FLOW) else pathway.flow_id
+
+
+# -- headers ----------------------------------------------------------------------------------------
+
+
+def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
+    """Headers as text by lower-case name; of repeated ones the last counts.
+
+    What is not text (not UTF-8, a number, None) is as good as absent; of the context headers it is
+    counted. Source: case 46 of the messaging specification (Java, .NET and Brave take the last).
+    """
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key = name.decode("latin-1") if isinstance(name, bytes) else name
+        if not isinstance(key, str):
+            continue
+        key = key.lower()
+        text = value
+        if isinstance(value, bytes):
+            try:
+                text = value.decode()
+            except UnicodeDecodeError:
+                text = None
+        if isinstance(text, str):
+            found[key] = text
+        elif key in context_fields():
+            found.pop(key, None)
+            count_drop("invalid_context", f"a {key} header that is not text")
+    return found
+
+
+def context_fields() -> frozenset[str]:
+    """The names of the headers that carry context, as the global propagator has them."""
+    return frozenset(propagate.get_global_textmap().fields)
+
+
+def headers_of(context: Context | None = None) -> dict[str, str]:
+    """The headers that carry this context; empty where ours failed."""
+    carrier: dict[str, str] = {}
+    with shielded("the context of what is sent"):
+        propagate.inject(carrier, context)
+        return carrier
+    return {}
+
+
+def context_from(headers: Mapping[str, str], context: Context | None = None) -> Context:
+    """The context with what the headers carry; unchanged where they carry nothing of use."""
+    with shielded("the context of what arrived", "invalid_context"):
+        return propagate.extract(headers, otel.get_current() if context is None else context)
+    return otel.get_current() if context is None else context
+
+
+def inject(carrier: Carrier | None = None) -> Carrier:
+    """A copy of the headers with the current context on it; the one given stays as it is.
+
+    A mapping gives a dict; a list or tuple of pairs gives a list. Values are bytes where the given
+    ones are, and for a list that is empty (Kafka's form); else text. Our own headers are replaced,
+    the others kept.
+
+        producer.publish(body, headers=tracekit.inject({"content-type": "application/json"}))
+    """
+    pairs = _pairs({} if carrier is None else carrier)
+    ours = headers_of()
+    kept = [(name, value) for name, value in pairs if name not in ours]
+    as_pairs = carrier is not None and not isinstance(carrier, Mapping)
+    as_bytes = isinstance(pairs[0][1], bytes) if pairs else as_pairs
+    added = [(name, value.encode() if as_bytes else value) for name, value in ours.items()]
+    return [*kept, *added] if as_pairs else cast("Carrier", dict([*kept, *added]))
+
+
+class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
+    """What headers carry: a `context`, current inside `with`.
+
+    Headers that carry nothing, or nonsense, leave the context as it was; nothing is raised.
+
+        with tracekit.extract(job["headers"]):
+            with tracer.start_as_current_span("run job", kind=SpanKind.CONSUMER):
+                run(job)
+    """
+
+    __slots__ = ("_tokens", "context")
+
+    def __init__(self, carrier: Carrier | None) -> None:
+        self.context: Context = otel.get_current()
+        self._tokens: list[contextvars.Token[Context]] = []
+        with shielded("the context of what arrived", "invalid_context"):
+            self.context = context_from(texts(_pairs({} if carrier is None else carrier)))
+
+    def __enter__(self) -> Context:
+        self._tokens.append(otel.attach(self.context))
+        return self.context
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        otel.detach(self._tokens.pop())
+
+
+def _pairs(carrier: Carrier) -> list[tuple[str, str | bytes]]:
+    return list(carrier.items()) if isinstance(carrier, Mapping) else list(carrier)
+
+
+# -- to where Python does not carry it ----------------------------------------------------------------
+
+
+class _Carried(Awaitable[T]):
+    """An awaitable whose every step runs in a context of its own, in whatever task awaits it."""
+
+    __slots__ = ("_awaitable", "_context")
+
+    def __init__(self, awaitable: Awaitable[T], context: contextvars.Context) -> None:
+        self._awaitable = awaitable
+        self._context = context
+
+    def __await__(self) -> Generator[object, object, T]:
+        steps = self._awaitable.__await__()
+        step: Callable[[], object] = functools.partial(next, steps)
+        while True:
+            try:
+                waiting_for = self._context.run(step)
+            except StopIteration as end:
+                return cast("T", end.value)
+            try:
+                sent = yield waiting_for
+                step = functools.partial(next, steps) if sent is None else _sender(steps, sent)
+            except BaseException as error:  # noqa: BLE001 - a cancellation goes to the one who waits
+                step = _thrower(steps, error)
+
+
+def _sender(steps: Iterator[object], value: object) -> Callable[[], object]:
+    return functools.partial(cast("Generator[object, object, object]", steps).send, value)
+
+
+def _thrower(steps: Iterator[object], error: BaseException) -> Callable[[], object]:
+    def throw() -> object:
+        if isinstance(steps, Generator):
+            return steps.throw(error)
+        raise error
+
+    return throw
+
+
+def carry(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, bound to the caller's context: it runs there in whatever thread or task.
+
+    Works for plain and async functions. Calls may overlap; what one changes in the context, the next
+    does not see.
+
+        pool.submit(tracekit.carry(charge), order)
+        future.add_done_callback(tracekit.carry(notify))
+    """
+    captured = contextvars.copy_context()
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        own = captured.copy()
+        result = own.run(function, *args, **kwargs)
+        if isinstance(result, Awaitable) and not isinstance(result, Future):
+            return cast("T", _Carried(result, own))
+        return result
+
+    return run
+
+
+class ContextExecutor(ThreadPoolExecutor):
+    """A thread pool whose calls run in the context of whoever submitted them.
+
+    Serves `submit`, `map` and `loop.run_in_executor(ContextExecutor(), …)`.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(carry(fn), *args, **kwargs)
+
+
+@overload
+def spawn_detached(target: Coroutine[object, object, T]) -> asyncio.Task[T]: ...
+@overload
+def spawn_detached(target: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> threading.Thread: ...
+def spawn_detached(
+    target: Coroutine[object, object, object] | Callable[..., object], *args: object, **kwargs: object
+) -> asyncio.Task[object] | threading.Thread:
+    """Start a worker that belongs to no flow, and give back its task or thread.
+
+    For a worker that outlives the request that happens to start it: without this, everything it
+    does later joins that request's trace. A coroutine becomes a task of the running loop, a function
+    a daemon thread. Span and baggage are left behind, other context variables are kept.
+
+        tracekit.spawn_detached(drain(jobs))         # in a coroutine
+        tracekit.spawn_detached(drain_forever, jobs)  # anywhere
+    """
+    own = contextvars.copy_context()
+    own.run(otel.attach, Context())
+    if isinstance(target, Coroutine):
+        task = asyncio.get_running_loop().create_task(target, context=own)
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
+        return task
+    thread = threading.Thread(target=own.run, args=(functools.partial(target, *args, **kwargs),), daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,140 @@
+"""Patches: tables of what is wrapped, applied once its module is imported, and undone exactly.
+
+An integration says which import shows that the application uses a library, and installs its patches
+then. Undoing walks the same table backwards; where somebody else wrapped our wrapper meanwhile, ours
+stays inside theirs and only passes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import wrapt
+
+from tracekit.guard import shielded
+
+Function: TypeAlias = Callable[..., Any]  # somebody else's: what it takes and gives is its own matter
+Wrapper: TypeAlias = Callable[[Function], Function]
+
+_MISSING = object()
+
+
+class Patches:
+    """What was wrapped, in order, with the way back."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+        self._active = True
+
+    @property
+    def active(self) -> bool:
+        """False once undone: import hooks that are still armed do nothing then."""
+        return self._active
+
+    def wrap(self, target: str, wrapper: Wrapper) -> None:
+        """Replace `package.module:Class.method` (or `package.module:function`) by its wrapper.
+
+        Raises ImportError or AttributeError where there is no such target.
+        """
+        module_name, _, path = target.partition(":")
+        owner: object = importlib.import_module(module_name)
+        *parents, name = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        before = vars(owner).get(name, _MISSING)
+        original = getattr(owner, name) if before is _MISSING else before
+        is_static = isinstance(original, staticmethod)
+        function: Function = original.__func__ if isinstance(original, staticmethod) else original
+        ours = self._switchable(function, wrapper(function))
+        placed: object = staticmethod(ours) if is_static else ours
+        setattr(owner, name, placed)
+        self._undo.append(functools.partial(_restore, owner, name, placed, before))
+
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called when these patches are undone, the last one first."""
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Put everything back. What cannot be put back passes on from here."""
+        self._active = False
+        while self._undo:
+            with shielded("undoing an instrumentation"):
+                self._undo.pop()()
+
+    def _switchable(self, original: Function, ours: Function) -> Function:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (ours if self._active else original)(*args, **kwargs)
+
+        return call
+
+
+def _restore(owner: object, name: str, ours: object, before: object) -> None:
+    if vars(owner).get(name) is not ours:
+        return  # wrapped again by somebody else, who still calls us
+    if before is _MISSING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """How one library is instrumented.
+
+    `package` is the import that shows that the application uses it, `needs` a module that must be
+    importable for that ("" for none), `extra` the one that brings it: `pip install 'tracekit[…]'`.
+    `install` is called once, after the import; what it does, `Patches.undo` undoes.
+    """
+
+    name: str
+    package: str
+    needs: str
+    extra: str
+    install: Callable[[Patches], None]
+
+
+def when_imported(package: str, action: Callable[[], None]) -> None:
+    """Act after `package` was imported: now, where it is already."""
+    if package in sys.modules:
+        action()
+        return
+    wrapt.register_post_import_hook(lambda _: action(), package)
+
+
+class Names:
+    """The names of a function's parameters: arguments become a mapping by name, and go back."""
+
+    __slots__ = ("_positional", "_signature", "_simple")
+
+    def __init__(self, function: Function) -> None:
+        self._signature = inspect.signature(function)
+        parameters = self._signature.parameters.values()
+        self._positional = tuple(self._signature.parameters)
+        self._simple = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object] | None:
+        """The arguments by name, defaults left out; None where they do not fit the function."""
+        if self._simple and len(args) <= len(self._positional):
+            call = dict(zip(self._positional, args, strict=False))
+            if kwargs.keys().isdisjoint(call) and kwargs.keys() <= self._signature.parameters.keys():
+                call.update(kwargs)
+                return call
+            return None
+        try:
+            return dict(self._signature.bind(*args, **kwargs).arguments)
+        except TypeError:
+            return None
+
+    def unbind(self, call: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The same call as positional and keyword arguments."""
+        if self._simple:
+            return (), dict(call)
+        bound = inspect.BoundArguments(self._signature, dict(call))  # type: ignore[arg-type]  # typed as OrderedDict; a dict is ordered
+        return bound.args, bound.kwargs
