@@ -1,0 +1,1 @@
+"""The shop that `tracekit demo` starts: its services, its broker, its orders."""

@@ -1,0 +1,220 @@
+"""A Kafka for one machine: the mock cluster inside the confluent-kafka wheel, in a process of its own.
+
+    python -m tracekit_demo.broker order.created order.confirmed
+
+prints its address as one line and serves any Kafka client until SIGTERM, Ctrl-C, or the end of its
+standard input, so that it never outlives who started it. Everything is in memory and gone at its end.
+`embedded_broker()` does the same for the length of a with-block.
+
+Its limits (librdkafka 2.16): no CreateTopics (give the topics here; others appear at first use), no
+transaction isolation, one kafka-python member per consumer group, and kafka-python must be told
+`api_version=(2, 3)`, for it cannot find the version out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NoReturn, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+API_VERSION: Final = (2, 3)
+CURE: Final = "pip install 'tracekit[demo]', or name a Kafka of your own (tracekit demo --kafka HOST:PORT)"
+_MOCK_PARTITIONS: Final = 4
+_ERROR_SIZE: Final = 512
+
+
+class BrokerError(RuntimeError):
+    """The embedded broker cannot run here; the message says why, and what to do."""
+
+
+class KafkaSettings(TypedDict):
+    """What a kafka-python client must be given to talk to the broker."""
+
+    bootstrap_servers: str
+    api_version: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running embedded broker."""
+
+    address: str
+    pid: int
+
+    @property
+    def settings(self) -> KafkaSettings:
+        """The arguments of a kafka-python client: `KafkaProducer(**broker.settings)`."""
+        return {"bootstrap_servers": self.address, "api_version": API_VERSION}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The same as environment variables, as the services of the demo read them."""
+        return {
+            "KAFKA_BOOTSTRAP_SERVERS": self.address,
+            "KAFKA_API_VERSION": ".".join(map(str, API_VERSION)),
+        }
+
+
+@contextmanager
+def embedded_broker(
+    topics: Sequence[str] = (), *, partitions: int = _MOCK_PARTITIONS, timeout_s: float = 10.0
+) -> Iterator[Broker]:
+    """Run the mock cluster in a process of its own, with `topics` created, until the block ends.
+
+    Raises BrokerError where it cannot start, with its own words and the cure.
+    """
+    # By path and -P: it starts also where the package was put on sys.path by hand, and no module
+    # beside this file hides one of the same name.
+    command = [sys.executable, "-P", str(Path(__file__)), "--partitions", str(partitions), *topics]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            process_group=0,  # Ctrl-C is for whoever started it, who ends it when its clients are gone
+        )
+        try:
+            address = _first_line(process, timeout_s)
+            if not address:
+                process.kill()
+                process.wait()
+                said.seek(0)
+                raise BrokerError(said.read().strip() or f"the embedded broker said nothing; {CURE}")
+            yield Broker(address, process.pid)
+        finally:
+            _end(process)
+
+
+def _first_line(process: subprocess.Popen[str], timeout_s: float) -> str:
+    stdout = _pipe(process.stdout)
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
+        return stdout.readline().strip() if selector.select(timeout_s) else ""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    _pipe(process.stdin).close()  # the end of its standard input is its sign to go
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _pipe(process.stdout).close()
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None  # Popen was asked for a pipe
+    return stream
+
+
+@contextmanager
+def mock_cluster(topics: Sequence[str], partitions: int) -> Iterator[str]:
+    """The mock cluster inside this process; gives its address. Raises BrokerError."""
+    library = _librdkafka()
+    try:
+        _declare(library)
+    except AttributeError as error:
+        raise BrokerError(f"this confluent-kafka has no mock cluster ({error}); {CURE}") from error
+    said = ctypes.create_string_buffer(_ERROR_SIZE)
+    settings = library.rd_kafka_conf_new()
+    library.rd_kafka_conf_set(settings, b"log_level", b"3", said, _ERROR_SIZE)
+    handle = library.rd_kafka_new(0, settings, said, _ERROR_SIZE)
+    if not handle:
+        raise BrokerError(f"librdkafka does not start: {said.value.decode(errors='replace')}; {CURE}")
+    try:
+        cluster = library.rd_kafka_mock_cluster_new(handle, 1)
+        if not cluster:
+            raise BrokerError(f"librdkafka's mock cluster cannot listen on loopback; {CURE}")
+        try:
+            # A group of one need not wait for others: its first message comes after 0.1 s, not 3 s.
+            library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
+            for topic in topics:
+                if code := library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1):
+                    raise BrokerError(f"librdkafka refuses the topic {topic!r} (error {code})")
+            yield library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+        finally:
+            library.rd_kafka_mock_cluster_destroy(cluster)
+    finally:
+        library.rd_kafka_destroy(handle)
+
+
+def _librdkafka() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("confluent_kafka")
+    if spec is None or spec.origin is None:
+        raise BrokerError(f"the embedded Kafka is part of confluent-kafka, which is not installed; {CURE}")
+    package = Path(spec.origin).parent
+    places = [
+        (package.parent / "confluent_kafka.libs", "librdkafka-*.so*"),
+        (package / ".dylibs", "librdkafka*"),
+    ]
+    for folder, pattern in places:
+        for path in sorted(folder.glob(pattern)):
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                raise BrokerError(f"{path} does not load: {error}; {CURE}") from error
+    looked = " and ".join(str(folder) for folder, _ in places)
+    raise BrokerError(f"no librdkafka in {looked}: confluent-kafka was not installed from a wheel; {CURE}")
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    # Without these ctypes takes every pointer for an int of 32 bits. The mock's part of the API is
+    # experimental by its header, hence the pinned version in pyproject.toml.
+    pointer, text, number, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t
+    for name, result, arguments in (
+        ("rd_kafka_conf_new", pointer, ()),
+        ("rd_kafka_conf_set", number, (pointer, text, text, text, size)),
+        ("rd_kafka_new", pointer, (number, pointer, text, size)),
+        ("rd_kafka_destroy", None, (pointer,)),
+        ("rd_kafka_mock_cluster_new", pointer, (pointer, number)),
+        ("rd_kafka_mock_cluster_destroy", None, (pointer,)),
+        ("rd_kafka_mock_cluster_bootstraps", text, (pointer,)),
+        ("rd_kafka_mock_topic_create", number, (pointer, text, number, number)),
+        ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+def main() -> int:
+    """Serve until SIGTERM, Ctrl-C or the end of standard input."""
+    parser = argparse.ArgumentParser(
+        prog="tracekit_demo.broker", description="A Kafka for one machine, in memory."
+    )
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help="topics to create")
+    parser.add_argument("--partitions", type=int, default=_MOCK_PARTITIONS, help="of each topic (default: 4)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        with mock_cluster(arguments.topics, arguments.partitions) as address:
+            print(address, flush=True)
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+    except BrokerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001 (the signature of a signal handler)
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
