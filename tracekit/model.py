@@ -1,4 +1,4 @@
-"""Records of telemetry as tracekit reads it: spans, links, events, services, log lines.
+"""Records of telemetry as tracekit reads it: spans, links, events, services, log lines, metrics.
 
 Ids are lower-case hexadecimal text (32 characters for a trace, 16 for a span), times are integer
 nanoseconds since the Unix epoch. The records say what arrived, not what it means: `flow` does that.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Scalar: TypeAlias = str | bool | int | float | bytes
 Value: TypeAlias = Scalar | Sequence["Value"] | Mapping[str, "Value"] | None
@@ -110,3 +110,43 @@ class LogLine:
     span_id: str = ""
     service: Service = UNKNOWN_SERVICE
     event_name: str = ""
+
+
+class Temporality(Enum):
+    """What a sum or a histogram counts from; the values are OTLP's numbers."""
+
+    UNSPECIFIED = 0
+    DELTA = 1
+    CUMULATIVE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measurement of a metric, under one set of attributes.
+
+    `value` is the number itself, of a histogram the sum; None where the sender left it out.
+    `count`, `bounds` and `buckets` are a histogram's; it has one bucket more than bounds, or none.
+    """
+
+    time_ns: int
+    value: int | float | None
+    attributes: Attributes = NO_ATTRIBUTES
+    start_ns: int = 0
+    count: int = 0
+    bounds: tuple[float, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of one service, with the points of one export."""
+
+    name: str
+    kind: Literal["gauge", "sum", "histogram"]
+    points: tuple[Point, ...]
+    unit: str = ""
+    description: str = ""
+    temporality: Temporality = Temporality.UNSPECIFIED
+    is_monotonic: bool = False
+    service: Service = UNKNOWN_SERVICE
+    scope: str = ""

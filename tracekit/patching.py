@@ -136,5 +136,5 @@ class Names:
         """The same call as positional and keyword arguments."""
         if self._simple:
             return (), dict(call)
-        bound = inspect.BoundArguments(self._signature, dict(call))  # type: ignore[arg-type]  # typed as OrderedDict; a dict is ordered
+        bound = inspect.BoundArguments(self._signature, dict(call))
         return bound.args, bound.kwargs

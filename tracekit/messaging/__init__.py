@@ -1,0 +1,1 @@
+"""Messages across any broker: one abstraction, one engine, and the scopes in which work is done."""

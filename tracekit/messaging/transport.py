@@ -1,0 +1,106 @@
+"""The transport: what one client library of one broker looks like to tracekit.
+
+A transport describes, the engine acts: a transport starts no span, reads no clock, holds no state
+and does no I/O. A new broker is one class of this shape in `tracekit/transports/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from tracekit.semconv import Operation
+
+Headers: TypeAlias = Sequence[tuple[str, str | bytes]]
+"""Headers as the client hands them over: raw, repeated ones included."""
+
+Call: TypeAlias = Mapping[str, object]
+"""One call of the client: its arguments by name, defaults left out; `self` is the client."""
+
+Facts: TypeAlias = Mapping[str, str | int | bool]
+"""Attributes by their names in the conventions."""
+
+Answered: TypeAlias = Callable[[object, BaseException | None], None]
+"""What the engine wants to hear of the broker's answer: the answer, or why there is none."""
+
+NO_FACTS: Facts = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as its broker describes it; None: the broker (or this side) does not say.
+
+    `room` is the bytes left for our headers before the client or the broker refuses; `published_at_ns`
+    is set only where the broker itself set it, `sent_at_ns` is a client's own timestamp (Unix ns).
+    """
+
+    destination: str
+    headers: Headers = ()
+    id: str | None = None
+    body_size: int | None = None
+    room: int | None = None
+    published_at_ns: int | None = None
+    sent_at_ns: int | None = None
+    delivery_attempt: int | None = None
+    attributes: Facts = field(default=NO_FACTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One function of the client that is wrapped.
+
+    `call`: the call is the operation. `iterate`: it gives an iterator of messages, each turn of which
+    is processed in its own scope. `callback`: the parameter named `callback` holds the handler.
+    `carry`: the parameter named `callback` holds a function that must run in its caller's context.
+    """
+
+    target: str
+    operation: Operation
+    name: str
+    scope: Literal["call", "iterate", "callback", "carry"] = "call"
+    callback: str = ""
+
+
+class Transport(Protocol):
+    """How one client library sends, receives and settles."""
+
+    system: ClassVar[str]
+    """`messaging.system`."""
+    package: ClassVar[str]
+    """The client's import name: what its records, clients and hooks belong to."""
+    hooks: ClassVar[Sequence[Hook]]
+
+    def client(self, client: object) -> Facts:
+        """What its configuration says of a client: its id, its group, the broker's address."""
+        ...
+
+    def outgoing(self, call: Call) -> Sequence[Message]:
+        """The messages that a call sends or settles. Empty: nothing that we understand; left alone."""
+        ...
+
+    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
+        """The same call with these headers, one entry for each message, in the client's own form."""
+        ...
+
+    def is_oversized(self, error: BaseException) -> bool:
+        """Whether the client refused a message for its size, before it sent anything."""
+        ...
+
+    def listen(self, result: object, answered: Answered) -> bool:
+        """Have the broker's answer told. False: the result is the answer, there is nothing to wait for."""
+        ...
+
+    def answer(self, call: Call, result: object) -> Facts:
+        """What the broker's answer says: partition, offset, message id."""
+        ...
+
+    def incoming(self, result: object) -> Sequence[Message]:
+        """The messages in what a client gave: a record, several of them, or nothing."""
+        ...
+
+    def records(self, result: object) -> Sequence[object]:
+        """The client's own records in what it gave, in the order of `incoming`."""
+        ...

@@ -1,0 +1,1 @@
+"""Traces on the OpenTelemetry SDK: providers that can be undone, processors that cannot hurt."""

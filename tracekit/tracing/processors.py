@@ -1,0 +1,185 @@
+"""Span processors, samplers and exporters that cannot hurt the application, and the one of ours."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+
+from tracekit import context as ours
+from tracekit import semconv
+from tracekit.guard import count_drop, shielded
+from tracekit.pathway import Pathway
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import Link, SpanKind, TraceState
+    from opentelemetry.util.types import Attributes
+
+
+class FlowProcessor(SpanProcessor):
+    """Puts `tracekit.flow.id` on every span, and tells each span where it stands in its flow.
+
+    `service` names the origin of flows that begin here. Switched off (`active` False) where it was
+    added to a provider of the application's, which cannot lose a processor again.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self.active = True
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if not self.active:
+            return
+        with shielded("the flow of a span"):
+            pathway = ours.pathway_of(parent_context)
+            if pathway is None or not pathway.flow_id:  # this span is the entry
+                context = span.get_span_context()
+                pathway = Pathway(
+                    flow_id=trace.format_trace_id(context.trace_id),
+                    origin_ns=pathway.origin_ns if pathway else span.start_time or 0,
+                    origin=self._service,
+                )
+            elif not pathway.origin_ns:
+                # Behind a service that knows only traceparent: the flow is known, its beginning not.
+                pathway = Pathway(pathway.flow_id, pathway.hash, span.start_time or 0)
+            ours.remember(span, pathway)
+            if not pathway.is_hub:
+                span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
+
+    def shutdown(self) -> None:
+        self.active = False
+
+
+class ShieldedProcessor(SpanProcessor):
+    """Somebody's span processor: what it raises is counted, never raised into the application.
+
+    Switched off (`active` False) once undone. A span that was open when the process forked belongs
+    to the parent: its copy in the child is not handed on (case 50).
+    """
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._processor = processor
+        self.active = True
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self.active:
+            with shielded("a span processor"):
+                self._processor.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.active and not born_before_fork(span):
+            with shielded("a span processor"):
+                self._processor.on_end(span)
+
+    def shutdown(self) -> None:
+        self.active = False
+        with shielded("a span processor"):
+            self._processor.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        with shielded("a span processor"):
+            return self._processor.force_flush(timeout_millis)
+        return False
+
+
+class ShieldedSampler(Sampler):
+    """Somebody's sampler: where it raises, the span is recorded."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        with shielded("a sampler"):
+            return self._sampler.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
+
+    def get_description(self) -> str:
+        return self._sampler.get_description()
+
+
+class CountedExporter(SpanExporter):
+    """An exporter whose losses are counted: spans that it could not deliver."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        with shielded("an exporter"):
+            result = self._exporter.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            count_drop("export", "spans that could not be exported", len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        with shielded("an exporter"):
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        with shielded("an exporter"):
+            return self._exporter.force_flush(timeout_millis)
+        return False
+
+
+class _Fork:
+    """When this process was forked from another, in Unix ns; 0 where it was not."""
+
+    def __init__(self) -> None:
+        self.at_ns = 0
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        self.at_ns = time.time_ns()
+        with shielded("the context of a forked process"):
+            span = trace.get_current_span()
+            context = span.get_span_context()
+            if not context.is_valid or context.is_remote:
+                return
+            pathway = ours.pathway_of()
+            remote = trace.NonRecordingSpan(
+                trace.SpanContext(
+                    context.trace_id,
+                    context.span_id,
+                    is_remote=True,
+                    trace_flags=context.trace_flags,
+                    trace_state=context.trace_state,
+                )
+            )
+            inherited = trace.set_span_in_context(remote)
+            # Not by `with`: the child goes on from here, and its context was never ours to give back.
+            otel.attach(ours.with_pathway(pathway, inherited) if pathway else inherited)
+
+
+_fork: list[_Fork] = []
+
+
+def watch_forks() -> None:
+    """From now on, a forked child works under its parent's span as under a remote one."""
+    if not _fork and hasattr(os, "register_at_fork"):
+        _fork.append(_Fork())
+
+
+def born_before_fork(span: ReadableSpan) -> bool:
+    """Whether this process only inherited the span, and its parent will export it."""
+    return bool(_fork) and _fork[0].at_ns != 0 and (span.start_time or 0) <= _fork[0].at_ns

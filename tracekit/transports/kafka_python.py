@@ -1,0 +1,127 @@
+"""Kafka through kafka-python: headers are pairs of text and bytes, the answer is a future."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from tracekit import semconv
+from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
+
+_LOG_APPEND_TIME: Final = 1
+_MS: Final = 1_000_000
+_HEADERS_SINCE: Final = (0, 11)
+# A record of an empty message: the client's own estimate of what goes around key, value and headers.
+_RECORD_OVERHEAD: Final = 100
+
+
+class KafkaPython:
+    """kafka-python 3: `KafkaProducer.send`, `KafkaConsumer.poll`, iteration and commits."""
+
+    system: ClassVar = "kafka"
+    package: ClassVar = "kafka"
+    hooks: ClassVar[Sequence[Hook]] = (
+        Hook("kafka.producer.kafka:KafkaProducer.send", "send", "send"),
+        Hook("kafka.producer.future:FutureRecordMetadata.add_callback", "send", "send", "carry", "f"),
+        Hook("kafka.producer.future:FutureRecordMetadata.add_errback", "send", "send", "carry", "f"),
+        Hook("kafka.consumer.group:KafkaConsumer.__iter__", "process", "process", "iterate"),
+        Hook("kafka.consumer.group:KafkaConsumer.__next__", "receive", "poll"),
+        Hook("kafka.consumer.group:KafkaConsumer.poll", "receive", "poll"),
+        Hook("kafka.consumer.group:KafkaConsumer.commit", "settle", "commit"),
+        Hook("kafka.consumer.group:KafkaConsumer.commit_async", "settle", "commit"),
+    )
+
+    def client(self, client: Any) -> Facts:
+        config: Mapping[str, Any] = client.config
+        facts: dict[str, str | int | bool] = {semconv.MESSAGING_CLIENT_ID: str(config["client_id"])}
+        if config.get("group_id"):
+            facts[semconv.MESSAGING_CONSUMER_GROUP_NAME] = str(config["group_id"])
+        servers = config["bootstrap_servers"]
+        servers = servers.split(",") if isinstance(servers, str) else servers
+        if len(servers) == 1:  # of several, nobody knows here which one answers
+            host, _, port = str(servers[0]).rpartition(":")
+            facts[semconv.SERVER_ADDRESS] = host.strip("[]") or port
+            if host and port.isdecimal():
+                facts[semconv.SERVER_PORT] = int(port)
+        return facts
+
+    def outgoing(self, call: Call) -> Sequence[Message]:
+        client: Any = call["self"]
+        if "topic" not in call:  # a commit: of these offsets, or of all that was read
+            offsets: Any = call.get("offsets") or client.assignment()
+            return [Message(topic) for topic in sorted({partition.topic for partition in offsets})]
+        topic, headers = call["topic"], call.get("headers")
+        if not isinstance(topic, str) or not isinstance(headers, list | None):
+            return ()  # the client will say what is wrong with it
+        return [Message(topic, tuple(headers or ()), room=_room(client.config, call))]
+
+    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
+        pairs = [(name, text.encode() if isinstance(text, str) else text) for name, text in headers[0]]
+        return {**call, "headers": pairs}
+
+    def is_oversized(self, error: BaseException) -> bool:
+        return type(error).__name__ == "MessageSizeTooLargeError"
+
+    def listen(self, result: Any, answered: Answered) -> bool:
+        from kafka.future import Future
+
+        if not isinstance(result, Future):
+            return False
+        # By the base class: this callback is ours, and needs nobody's context.
+        Future.add_callback(result, answered, None)
+        Future.add_errback(result, functools.partial(answered, None))
+        return True
+
+    def answer(self, call: Call, result: Any) -> Facts:
+        if "topic" not in call or result is None:
+            return {}
+        facts: dict[str, str | int | bool] = {
+            semconv.MESSAGING_DESTINATION_PARTITION_ID: str(result.partition)
+        }
+        if result.offset is not None and result.offset >= 0:  # -1: acks=0, nobody answered
+            facts[semconv.MESSAGING_KAFKA_OFFSET] = result.offset
+        return facts
+
+    def incoming(self, result: object) -> Sequence[Message]:
+        return [_message(record) for record in self.records(result)]
+
+    def records(self, result: Any) -> Sequence[object]:
+        if result is None:
+            return ()
+        if isinstance(result, Mapping):
+            return [record for records in result.values() for record in records]
+        return [result] if type(result).__name__ == "ConsumerRecord" else list(result)
+
+
+def _message(record: Any) -> Message:
+    facts: dict[str, str | int | bool] = {
+        semconv.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
+        semconv.MESSAGING_KAFKA_OFFSET: record.offset,
+    }
+    if record.value is None:
+        facts[semconv.MESSAGING_KAFKA_MESSAGE_TOMBSTONE] = True
+    stamped = record.timestamp * _MS if record.timestamp and record.timestamp > 0 else None
+    by_broker = record.timestamp_type == _LOG_APPEND_TIME
+    return Message(
+        record.topic,
+        record.headers or (),
+        published_at_ns=stamped if by_broker else None,
+        sent_at_ns=None if by_broker else stamped,
+        attributes=facts,
+    )
+
+
+def _room(config: Mapping[str, Any], call: Call) -> int | None:
+    """Bytes left under `max_request_size`; None where a serializer alone knows how large it gets."""
+    if config["api_version"] < _HEADERS_SINCE:
+        return 0
+    used = _RECORD_OVERHEAD
+    for part in (call.get("key"), call.get("value")):
+        if isinstance(part, bytes | bytearray | memoryview):
+            used += len(part)
+        elif part is not None:
+            return None
+    headers: Any = call.get("headers") or ()
+    used += sum(len(name) + len(value) + 10 for name, value in headers)
+    return int(config["max_request_size"]) - used
