@@ -1,0 +1,202 @@
+"""Redaction: secrets in values that are about to leave, found by their key or by their looks.
+
+Pure: a value goes in, the same value comes out where there is nothing to hide, else a copy; what the
+caller owns is never changed. One place for log lines, attributes, exception texts and URLs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, cast
+
+from tracekit.guard import count_drop, shielded
+
+REDACTED: Final = "[redacted]"
+FAILED: Final = "[redaction failed]"
+"""Stands where a redactor raised, or where a value was too large or too deep to look through."""
+
+Rule: TypeAlias = Callable[[str], str]
+"""Takes a text, gives it back without what the rule is about."""
+
+_NAMES: Final = (
+    r"authorization|cookies?|passw(?:or)?ds?|passphrase|passcode|pwd|secrets?|token|credentials?|cvv2?|cvc2?"
+    r"|(?:api|private|secret|signing|encryption|access|account)[-_. ]?key"
+)
+_QUOTED: Final = r"""b?"[^"]*"|b?'[^']*'"""
+_BARE: Final = r"""b?["']?[^\s&;,)\]}"']+"""
+
+# `tokens` is not here: max_tokens and input_tokens are numbers that people look at.
+_KEY: Final = re.compile(rf"(?:{_NAMES})$", re.IGNORECASE)
+_ASSIGNED: Final = re.compile(rf"((?:{_NAMES})\s?=(?!=)\s?)(?!\[redact)(?:{_QUOTED}|{_BARE})", re.IGNORECASE)
+_IN_DICT: Final = re.compile(
+    rf"""((?:{_NAMES})["']\s?(?::\s?|,\s?(?=b?["'])))(?!\[redact)(?:{_QUOTED}|{_BARE})""", re.IGNORECASE
+)
+_HEADER: Final = re.compile(
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key)(\s?:\s?)[^\r\n\"']+", re.IGNORECASE
+)
+_USERINFO: Final = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_BEARER: Final = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+_JWT: Final = re.compile(r"\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)*")
+_DIGITS: Final = re.compile(r"(?<![0-9A-Za-z.])\d(?:[ -]?\d){12,18}(?![0-9A-Za-z])")
+_EMAIL: Final = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+# Issuers' ranges and lengths (ISO/IEC 7812). Without them one in ten ids and timestamps is a "card".
+_CARD: Final = re.compile(
+    r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[689]\d)\d{11,16}|35(?:2[89]|[3-8]\d)\d{12,15}|6(?:011|4[4-9]\d|5\d\d)\d{12,15}"
+    r"|62\d{14,17}|(?:5018|5020|5038|5893|6304|6759|676[1-3])\d{8,15}"
+)
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+
+_HARMLESS: Final = (
+    bool,
+    float,
+    complex,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    uuid.UUID,
+)
+_MAX_DEPTH: Final = 16
+_MAX_CONTAINERS: Final = 2_000
+
+
+def without_assignments(text: str) -> str:
+    """The text without `password=…`, `'token': '…'`, `Cookie: …` and `://user:password@`."""
+    if "=" in text:
+        text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
+    if "'" in text or '"' in text:
+        text = _IN_DICT.sub(rf"\1{REDACTED}", text)
+    if ":" in text:
+        text = _USERINFO.sub(REDACTED, _HEADER.sub(rf"\1\2{REDACTED}", text))
+    return text
+
+
+def without_tokens(text: str) -> str:
+    """The text without bearer tokens and JSON web tokens."""
+    if "earer" in text or "EARER" in text:
+        text = _BEARER.sub(rf"\1{REDACTED}", text)
+    return _JWT.sub(REDACTED, text) if "eyJ" in text else text
+
+
+def without_cards(text: str) -> str:
+    """The text without card numbers: digits of an issuer's range whose Luhn sum is right."""
+    return _DIGITS.sub(lambda found: REDACTED if _is_card(found[0]) else found[0], text)
+
+
+def without_emails(text: str) -> str:
+    """The text without e-mail addresses."""
+    return _EMAIL.sub(REDACTED, text) if "@" in text else text
+
+
+def _is_card(text: str) -> bool:
+    digits = text.replace(" ", "").replace("-", "")
+    if not _CARD.fullmatch(digits):
+        return False
+    numbers = [int(digit) for digit in reversed(digits)]
+    return (sum(numbers[::2]) + sum(_DOUBLED[number] for number in numbers[1::2])) % 10 == 0
+
+
+class _Budget:
+    """How many containers and objects one call still looks into: a line may hold a list that holds itself."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_CONTAINERS
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """What counts as secret: keys by a pattern (at the end of the key), texts by rules."""
+
+    keys: re.Pattern[str] = _KEY
+    rules: tuple[Rule, ...] = (without_assignments, without_tokens, without_cards)
+
+    def with_rules(self, *rules: Rule) -> Redactor:
+        """A redactor with further rules, e.g. `without_emails`."""
+        return replace(self, rules=(*self.rules, *rules))
+
+    def text(self, text: str) -> str:
+        """The text without secrets; FAILED where a rule raised."""
+        with shielded("redaction"):
+            for rule in self.rules:
+                text = rule(text)
+            return text
+        return FAILED
+
+    def value(self, value: object, key: object = "") -> object:
+        """The value as it may be shown under this key; the same object where there is nothing to hide.
+
+        Looks into mappings, sequences, sets, bytes and pairs (name, value). Of any other object it
+        looks at its repr, and gives that, redacted, in the object's place if it holds a secret.
+        """
+        with shielded("redaction"):
+            return self._value(value, key, _Budget(), 0)
+        return FAILED
+
+    def items(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The mapping as it may be shown, as a new dict. A value that fails fails alone."""
+        return {key: self.value(value, key) for key, value in values.items()}
+
+    def _value(self, value: object, key: object, budget: _Budget, depth: int) -> object:
+        if value is None or isinstance(value, _HARMLESS):
+            return value if value is None or isinstance(value, bool) or not self._is_secret(key) else REDACTED
+        if self._is_secret(key):
+            return REDACTED
+        if isinstance(value, str):
+            hidden = self.text(value)
+            return value if hidden == value else hidden
+        if isinstance(value, int):
+            return REDACTED if value > 10**12 and self._hides(str(value)) else value
+        if isinstance(value, bytes | bytearray):
+            found = bytes(value).decode("latin-1")
+            hidden = self.text(found)
+            return value if hidden == found else hidden.encode("latin-1", "replace")
+        budget.left -= 1
+        if budget.left < 0 or depth >= _MAX_DEPTH:
+            count_drop("internal", "a value too large to look through for secrets")
+            return FAILED
+        if isinstance(value, Mapping):
+            return self._mapping(cast("Mapping[object, object]", value), budget, depth + 1)
+        if isinstance(value, Sequence | AbstractSet):
+            return self._sequence(cast("Sequence[object]", value), budget, depth + 1)
+        shown = repr(value)
+        hidden = self.text(shown)
+        return value if hidden == shown else hidden
+
+    def _mapping(self, values: Mapping[object, object], budget: _Budget, depth: int) -> object:
+        hidden = {key: self._value(value, key, budget, depth) for key, value in values.items()}
+        return hidden if any(hidden[key] is not value for key, value in values.items()) else values
+
+    def _sequence(
+        self, values: Sequence[object] | AbstractSet[object], budget: _Budget, depth: int
+    ) -> object:
+        before = list(values)
+        if len(before) == 2 and isinstance(values, tuple) and self._is_secret(before[0]):
+            after: list[object] = [before[0], REDACTED]
+        else:
+            after = [self._value(value, "", budget, depth) for value in before]
+        if all(new is old for new, old in zip(after, before, strict=True)):
+            return values
+        if isinstance(values, AbstractSet):
+            return set(after)
+        return tuple(after) if isinstance(values, tuple) else after
+
+    def _is_secret(self, key: object) -> bool:
+        if isinstance(key, bytes):
+            key = key.decode("latin-1")
+        return isinstance(key, str) and self.keys.search(key) is not None
+
+    def _hides(self, text: str) -> bool:
+        return self.text(text) != text
+
+
+REDACTOR: Final = Redactor()
+"""The default: keys and texts as section "PII" of the specification has them, e-mail left alone."""
