@@ -21,6 +21,11 @@ Attributes: TypeAlias = Mapping[str, Value]
 NO_ATTRIBUTES: Attributes = MappingProxyType({})
 
 
+def _no_attributes() -> Attributes:
+    # Python 3.11 takes no mapping proxy as a field's default: it has no hash there.
+    return NO_ATTRIBUTES
+
+
 class Kind(Enum):
     """The kind of a span; the values are OTLP's numbers."""
 
@@ -47,7 +52,7 @@ class Service:
     name: str
     namespace: str = ""
     instance: str = ""
-    attributes: Attributes = field(default=NO_ATTRIBUTES, compare=False)
+    attributes: Attributes = field(default_factory=_no_attributes, compare=False)
 
 
 UNKNOWN_SERVICE = Service("unknown_service")
@@ -59,7 +64,7 @@ class Link:
 
     trace_id: str
     span_id: str
-    attributes: Attributes = NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=_no_attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Event:
 
     name: str
     time_ns: int
-    attributes: Attributes = NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=_no_attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Span:
     kind: Kind = Kind.INTERNAL
     status: Status = Status.UNSET
     status_message: str = ""
-    attributes: Attributes = NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=_no_attributes)
     links: tuple[Link, ...] = ()
     events: tuple[Event, ...] = ()
     service: Service = UNKNOWN_SERVICE
@@ -105,7 +110,7 @@ class LogLine:
     body: Value
     severity: int = 0
     severity_text: str = ""
-    attributes: Attributes = NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=_no_attributes)
     trace_id: str = ""
     span_id: str = ""
     service: Service = UNKNOWN_SERVICE
@@ -130,7 +135,7 @@ class Point:
 
     time_ns: int
     value: int | float | None
-    attributes: Attributes = NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=_no_attributes)
     start_ns: int = 0
     count: int = 0
     bounds: tuple[float, ...] = ()
