@@ -34,6 +34,8 @@ from tracekit.pathway import NO_FLOW, Pathway
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Y = TypeVar("Y")
@@ -126,17 +128,17 @@ def flow_id(context: Context | None = None) -> str | None:
 
 
 def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
-    """Headers as text by lower-case name; of repeated ones the last counts.
+    """The context headers among these, as text by lower-case name; of repeated ones the last counts.
 
-    What is not text (not UTF-8, a number, None) is as good as absent; of the context headers it is
-    counted. Source: case 46 of the messaging specification (Java, .NET and Brave take the last).
+    One that is not text (not UTF-8, a number, None) is as good as absent, and counted. Source: case
+    46 of the messaging specification (Java, .NET and Brave take the last).
     """
+    fields = context_fields()
     found: dict[str, str] = {}
     for name, value in headers:
         key = name.decode("latin-1") if isinstance(name, bytes) else name
-        if not isinstance(key, str):
+        if not isinstance(key, str) or (key := key.lower()) not in fields:
             continue
-        key = key.lower()
         text = value
         if isinstance(value, bytes):
             try:
@@ -145,7 +147,7 @@ def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
                 text = None
         if isinstance(text, str):
             found[key] = text
-        elif key in context_fields():
+        else:
             found.pop(key, None)
             count_drop("invalid_context", f"a {key} header that is not text")
     return found
@@ -153,7 +155,12 @@ def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
 
 def context_fields() -> frozenset[str]:
     """The names of the headers that carry context, as the global propagator has them."""
-    return frozenset(propagate.get_global_textmap().fields)
+    return _fields(propagate.get_global_textmap())
+
+
+@functools.lru_cache(maxsize=8)
+def _fields(propagator: TextMapPropagator) -> frozenset[str]:
+    return frozenset(propagator.fields)
 
 
 def headers_of(context: Context | None = None) -> dict[str, str]:
@@ -225,7 +232,7 @@ def _pairs(carrier: Carrier) -> list[tuple[str, str | bytes]]:
 # -- to where Python does not carry it ----------------------------------------------------------------
 
 
-class _Carried(Awaitable[T]):
+class Carried(Awaitable[T]):
     """An awaitable whose every step runs in a context of its own, in whatever task awaits it."""
 
     __slots__ = ("_awaitable", "_context")
@@ -278,7 +285,7 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
         own = captured.copy()
         result = own.run(function, *args, **kwargs)
         if isinstance(result, Awaitable) and not isinstance(result, Future):
-            return cast("T", _Carried(result, own))
+            return cast("T", Carried(result, own))
         return result
 
     return run

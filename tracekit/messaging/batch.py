@@ -1,0 +1,147 @@
+"""The processing of several messages at once: one span that serves several flows, a hub."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN
+
+from tracekit import context as ours
+from tracekit import semconv
+from tracekit.messaging import creation
+from tracekit.messaging.processing import Process, ambient, outcome, record_flow_end, record_wait, sound
+from tracekit.pathway import NO_FLOW, Pathway
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.trace import Link
+
+    from tracekit.messaging.creation import Arrived
+    from tracekit.messaging.engine import Engine
+    from tracekit.messaging.transport import Message, Transport
+
+_NS: Final = 1_000_000_000
+_BATCH: Final = otel.create_key("tracekit-batch-scope")
+
+
+class Batch:
+    """Messages that are processed together, each of which stays in its own flow.
+
+    No producer is the parent: one would have to be picked. Attributes that all messages share stand
+    on the span, the others on the link to each message's creation context.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_checkpoint",
+        "_engine",
+        "_messages",
+        "_records",
+        "_shape",
+        "_start_ns",
+        "_transport",
+        "context",
+        "ended",
+        "saved",
+        "span",
+    )
+
+    def __init__(
+        self, engine: Engine, transport: Transport, messages: Sequence[Message], records: Sequence[object]
+    ) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._messages = messages
+        self._records = records
+        self.ended = False
+        self.saved = otel.get_current()
+        destinations = Counter(message.destination for message in messages)
+        destination = next(iter(destinations)) if len(destinations) == 1 else ""
+        reader = engine.reader_of(transport, messages[0].destination)
+        self._shape = shape = engine.shape(transport, reader, "process", "process", destination)
+        self._arrived = [creation.read(message) for message in messages]
+        base = sound(self.saved)
+        parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
+        hub = ours.with_pathway(Pathway(NO_FLOW), parent)
+        shared = _shared(messages)
+        self._start_ns = time.time_ns()
+        self.span = engine.tracer.start_span(
+            shape.name,
+            hub,
+            shape.kind,
+            {**shape.attributes, **shared, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
+            _links(messages, self._arrived, shared),
+            self._start_ns,
+        )
+        self._checkpoint = ours.Checkpoint()
+        context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, hub))
+        self.context = otel.set_value(_BATCH, self, context)
+        for arrived in self._arrived:
+            record_wait(engine, shape, arrived, self._start_ns, self.context)
+
+    def message(self, record: object) -> Process:
+        """The processing of one message of the batch: a child span in that message's own flow."""
+        (message,) = self._transport.incoming(record)
+        return Process(self._engine, self._transport, message, record, waited=False)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The batch is done, or failed with `error`."""
+        if self.ended:
+            return
+        self.ended = True
+        end_ns = time.time_ns()
+        labels = self._shape.labels
+        if error is not None:
+            labels = outcome(self.span, error, labels)
+        self.span.end(end_ns)
+        seconds = max(0, end_ns - self._start_ns) / _NS
+        self._engine.instruments.process_duration.record(seconds, labels, self.context)
+        if not self._checkpoint.sent:
+            for arrived in self._arrived:
+                if arrived.pathway is not None:
+                    record_flow_end(self._engine, arrived.pathway, end_ns, labels, self.context)
+
+    def enter(self) -> None:
+        """Make its context current."""
+        otel.attach(self.context)
+
+    def leave(self) -> None:
+        """Set the context back that was current before, where ours still is."""
+        if otel.get_value(_BATCH) is self:
+            otel.attach(self.saved)
+
+
+def _shared(messages: Sequence[Message]) -> dict[str, str | int | bool]:
+    """The attributes that all messages of the batch have in common."""
+    first, *others = messages
+    return {
+        name: value
+        for name, value in first.attributes.items()
+        if name != semconv.MESSAGING_KAFKA_OFFSET
+        and all(other.attributes.get(name) == value for other in others)
+    }
+
+
+def _links(
+    messages: Sequence[Message], arrived: Sequence[Arrived], shared: dict[str, str | int | bool]
+) -> list[Link]:
+    links: list[Link] = []
+    seen: set[tuple[int, int]] = set()
+    for message, one in zip(messages, arrived, strict=True):
+        where = one.context.trace_id, one.context.span_id
+        if not one.is_known or where in seen:
+            continue
+        seen.add(where)
+        own = {name: value for name, value in message.attributes.items() if name not in shared}
+        if message.id is not None:
+            own[semconv.MESSAGING_MESSAGE_ID] = message.id
+        if one.published_ns is not None:
+            own[semconv.PUBLISHED_AT] = one.published_ns
+            own[semconv.PUBLISHED_AT_SOURCE] = one.source
+        links.append(one.link(own))
+    return links

@@ -1,0 +1,432 @@
+"""The engine: the only code that starts messaging spans and records their metrics.
+
+A hooked call has three phases: ours (shielded), theirs (once, unshielded), ours again. Where a client
+has another shape than that, the transport describes it and the engine learns it for all.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+import weakref
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from opentelemetry.trace import Link, SpanKind
+
+from tracekit import context as ours
+from tracekit import semconv
+from tracekit.guard import count_drop, shielded
+from tracekit.messaging import creation
+from tracekit.messaging.loop import ConsumerLoop
+from tracekit.messaging.processing import record_error, sound
+from tracekit.model import Kind
+from tracekit.patching import Names
+from tracekit.pathway import NO_FLOW, Pathway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+
+    from tracekit.messaging.metrics import Instruments
+    from tracekit.messaging.transport import Call, Facts, Headers, Hook, Message, Transport
+    from tracekit.patching import Function, Wrapper
+
+ParentRule: TypeAlias = Literal["auto", "message", "link"]
+"""Whose child a process span is: the ambient span's, else the message's (`auto`); always the
+message's (`message`); nobody's, with a link (`link`)."""
+
+KINDS: Final[dict[Kind, SpanKind]] = {
+    kind: SpanKind[kind.name] for kind in Kind if kind is not Kind.UNSPECIFIED
+}
+
+_NS: Final = 1_000_000_000
+_MAX_SHAPES: Final = 2_000
+_inside: ContextVar[object] = ContextVar("tracekit-inside", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What all spans of one operation of one client on one destination share."""
+
+    name: str
+    kind: SpanKind
+    attributes: dict[str, str | int | bool]
+    labels: dict[str, str | int | bool]
+    """The attributes of its metrics."""
+
+
+@dataclass(slots=True)
+class _Sending:
+    """One send under way: from the call to the broker's answer."""
+
+    transport: Transport
+    call: Call
+    shape: Shape
+    span: Span
+    context: Context
+    start_ns: int
+    stamped: bool
+
+
+class Engine:
+    """Sends, receives, settles and processes for all transports, by one set of rules.
+
+    `service` names this side in a flow's route. `receive_spans`: also show the calls that fetch.
+    """
+
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        *,
+        tracer: Tracer,
+        instruments: Instruments,
+        service: str,
+        parent: ParentRule = "auto",
+        receive_spans: bool = False,
+    ) -> None:
+        self.tracer = tracer
+        self.instruments = instruments
+        self.service = service
+        self.parent = parent
+        self._receive_spans = receive_spans
+        self._transports = {transport.package: transport for transport in transports}
+        self._shapes: dict[tuple[str, str, str, int], Shape] = {}
+        self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
+        self._readers: dict[tuple[str, str], weakref.WeakSet[object]] = {}
+        self._turns: weakref.WeakKeyDictionary[object, weakref.ref[ConsumerLoop]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    # -- what belongs to what ------------------------------------------------------------------------
+
+    def transport_of(self, given: object) -> Transport | None:
+        """The transport whose client gave this: a client, a record, or several records."""
+        while isinstance(given, dict | list) and given:
+            given = next(iter(given.values())) if isinstance(given, dict) else given[0]
+        return self._transports.get(type(given).__module__.partition(".")[0])
+
+    def reader_of(self, transport: Transport, destination: str) -> object | None:
+        """The one client of this process that reads the destination; None where several do."""
+        readers = [*self._readers.get((transport.system, destination), ())]
+        return readers[0] if len(readers) == 1 else None
+
+    def shape(
+        self,
+        transport: Transport,
+        client: object,
+        operation: semconv.Operation,
+        name: str,
+        destination: str,
+        *,
+        own_context: bool = True,
+    ) -> Shape:
+        """The shape of an operation, made once for each client and destination."""
+        key = (name if own_context else f"{name}*", operation, destination, id(client))
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            facts = self._client(transport, client)
+            labels: dict[str, str | int | bool] = {
+                semconv.MESSAGING_SYSTEM: transport.system,
+                semconv.MESSAGING_OPERATION_NAME: name,
+                semconv.MESSAGING_OPERATION_TYPE: operation,
+                **{name: value for name, value in facts.items() if name != semconv.MESSAGING_CLIENT_ID},
+            }
+            if destination:
+                labels[semconv.MESSAGING_DESTINATION_NAME] = destination
+            shape = self._shapes[key] = Shape(
+                semconv.messaging_span_name(name, destination),
+                KINDS[semconv.messaging_kind(operation, own_context=own_context)],
+                {**labels, **facts},
+                labels,
+            )
+            if client is not None:  # an id is only good as long as its client lives
+                weakref.finalize(client, self._shapes.pop, key, None).atexit = False
+        return shape
+
+    def _client(self, transport: Transport, client: object) -> Facts:
+        if client is None:
+            return {}
+        facts = self._facts.get(client)
+        if facts is None:
+            facts = {}
+            with shielded("what a client's configuration says"):
+                facts = transport.client(client)
+            self._facts[client] = facts
+        return facts
+
+    # -- hooks ---------------------------------------------------------------------------------------
+
+    def wrapper(self, transport: Transport, hook: Hook) -> Wrapper:
+        """What replaces the function of a hook."""
+        if hook.scope == "carry":
+            return functools.partial(_carrying, hook.callback)
+        if hook.scope == "iterate":
+            return functools.partial(self._iterating, transport)
+        if hook.operation == "receive":
+            return functools.partial(self._receiving, transport, hook)
+        return functools.partial(self._calling, transport, hook)
+
+    def _calling(self, transport: Transport, hook: Hook, function: Function) -> Function:
+        """A send or a settle: span, context, the client once, and its broker's answer."""
+        names = Names(function)
+        start = self._start_send if hook.operation == "send" else self._start_settle
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            client = args[0] if args else kwargs.get("self")
+            if _inside.get() is client or is_suppressed():
+                return function(*args, **kwargs)
+            sending: _Sending | None = None
+            given = args, kwargs
+            with shielded(hook.name):
+                bound = names.bind(args, kwargs)
+                sending = start(transport, hook, bound) if bound is not None else None
+                if sending is not None and sending.stamped:
+                    args, kwargs = names.unbind(sending.call)
+            if sending is None:
+                return function(*args, **kwargs)
+            token = _inside.set(client)
+            try:
+                try:
+                    result = function(*args, **kwargs)
+                except Exception as error:
+                    if not (sending.stamped and transport.is_oversized(error)):
+                        raise
+                    # Refused for its size before anything was sent, and ours may have been too much.
+                    with shielded(hook.name):
+                        self._without_context(sending)
+                    result = function(*given[0], **given[1])
+            except BaseException as error:
+                with shielded(hook.name):
+                    self._answered(sending, None, error)
+                raise
+            finally:
+                _inside.reset(token)
+            with shielded(hook.name):
+                if not transport.listen(result, functools.partial(self._heard, sending)):
+                    self._answered(sending, result, None)
+            return result
+
+        return call
+
+    def _receiving(self, transport: Transport, hook: Hook, function: Function) -> Function:
+        """A call that fetches messages: counted, and shown where that is asked for."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            client = args[0] if args else kwargs.get("self")
+            if _inside.get() is client or is_suppressed():
+                return function(*args, **kwargs)
+            with shielded(hook.name):
+                self._end_leaked(client)
+            start_ns = time.time_ns()
+            token = _inside.set(client)
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                with shielded(hook.name):
+                    self._receive_failed(transport, hook, client, start_ns, error)
+                raise
+            finally:
+                _inside.reset(token)
+            with shielded(hook.name):
+                self._received(transport, hook, client, result, start_ns)
+            return result
+
+        return call
+
+    def _iterating(self, transport: Transport, function: Function) -> Function:
+        """`iter(client)`: each turn of the loop is the processing of one message."""
+
+        @functools.wraps(function)
+        def iterate(client: Any) -> Any:
+            source: Iterator[Any] = function(client)
+            if is_suppressed():
+                return source
+            with shielded("iteration"):
+                return self.loop(transport, client, source)
+            return source
+
+        return iterate
+
+    def loop(self, transport: Transport, client: object, source: Iterator[Any]) -> ConsumerLoop:
+        """A loop over a client, whose open turn is ended by whatever is received from it next."""
+        self._end_leaked(client)
+        loop = ConsumerLoop(self, transport, client, source)
+        self._turns[client] = weakref.ref(loop)
+        return loop
+
+    def _end_leaked(self, client: object) -> None:
+        reference = self._turns.get(client)
+        loop = reference() if reference is not None else None
+        if loop is not None:
+            loop.leak()
+
+    # -- send and settle -----------------------------------------------------------------------------
+
+    def _start_send(self, transport: Transport, hook: Hook, call: Call) -> _Sending | None:
+        messages = transport.outgoing(call)
+        if len(messages) != 1:
+            return None
+        (message,) = messages
+        context = sound(otel.get_current())
+        kept = creation.kept(message.headers, context)
+        shape = self.shape(
+            transport, call["self"], "send", hook.name, message.destination, own_context=kept is None
+        )
+        start_ns = time.time_ns()
+        span = self.tracer.start_span(
+            shape.name,
+            context,
+            shape.kind,
+            shape.attributes
+            if message.id is None
+            else {**shape.attributes, semconv.MESSAGING_MESSAGE_ID: message.id},
+            [Link(kept)] if kept is not None else None,
+            start_ns,
+        )
+        checkpoint = ours.checkpoint_of(context)
+        if checkpoint is not None:
+            checkpoint.sent = True
+        inner = trace.set_span_in_context(span, context)
+        sending = _Sending(transport, call, shape, span, inner, start_ns, stamped=False)
+        with shielded("the context of a message"):
+            if kept is None:
+                stamp = self._fitting(message, span, inner, transport.system)
+                if stamp is not None:
+                    sending.call = transport.stamp(call, [stamp])
+                    sending.stamped = True
+        return sending
+
+    def _fitting(self, message: Message, span: Span, context: Context, system: str) -> Headers | None:
+        """The message's headers with ours, as far as they fit; None where none of ours does.
+
+        What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
+        """
+        step = f"send {system} {message.destination}"
+        headers = ours.headers_of(ours.with_step(step, context))
+        if message.room is not None:
+            left_out = creation.trim(headers, message.room)
+            if left_out:
+                count_drop("size", "context that does not fit on a message", len(left_out))
+                span.set_attribute(semconv.DROP_REASON, "size")
+                if creation.TRACEPARENT in left_out:
+                    span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+        if not headers:
+            return None
+        return [
+            *((name, value) for name, value in message.headers if name not in headers),
+            *headers.items(),
+        ]
+
+    def _without_context(self, sending: _Sending) -> None:
+        sending.stamped = False
+        count_drop("oversized", "context that made a message too large")
+        sending.span.set_attribute(semconv.DROP_REASON, "oversized")
+        sending.span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+
+    def _start_settle(self, transport: Transport, hook: Hook, call: Call) -> _Sending | None:
+        destinations = {message.destination for message in transport.outgoing(call)}
+        destination = destinations.pop() if len(destinations) == 1 else ""
+        shape = self.shape(transport, call["self"], "settle", hook.name, destination)
+        context = sound(otel.get_current())
+        start_ns = time.time_ns()
+        span = self.tracer.start_span(shape.name, context, shape.kind, shape.attributes, None, start_ns)
+        inner = trace.set_span_in_context(span, context)
+        return _Sending(transport, call, shape, span, inner, start_ns, stamped=False)
+
+    def _heard(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
+        with shielded("the broker's answer"):  # called by the client, in a thread of its own
+            self._answered(sending, answer, error)
+
+    def _answered(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
+        span, labels = sending.span, sending.shape.labels
+        end_ns = time.time_ns()
+        if error is not None:
+            labels = {**labels, semconv.ERROR_TYPE: type(error).__name__}
+            record_error(span, error)
+        elif span.is_recording():
+            span.set_attributes(sending.transport.answer(sending.call, answer))
+        span.end(end_ns)
+        seconds = max(0, end_ns - sending.start_ns) / _NS
+        self.instruments.operation_duration.record(seconds, labels, sending.context)
+        if sending.shape.attributes[semconv.MESSAGING_OPERATION_TYPE] == "send":
+            self.instruments.sent_messages.add(1, labels, sending.context)
+
+    # -- receive -------------------------------------------------------------------------------------
+
+    def _received(
+        self, transport: Transport, hook: Hook, client: object, result: object, start_ns: int
+    ) -> None:
+        messages = transport.incoming(result)
+        if not messages:
+            return
+        end_ns = time.time_ns()
+        counts: dict[str, int] = {}
+        for message in messages:
+            counts[message.destination] = counts.get(message.destination, 0) + 1
+        for destination, number in counts.items():
+            self._readers.setdefault((transport.system, destination), weakref.WeakSet()).add(client)
+            shape = self.shape(transport, client, "receive", hook.name, destination)
+            self.instruments.consumed_messages.add(number, shape.labels)
+        shape = self.shape(
+            transport, client, "receive", hook.name, next(iter(counts)) if len(counts) == 1 else ""
+        )
+        self.instruments.operation_duration.record((end_ns - start_ns) / _NS, shape.labels)
+        if self._receive_spans:
+            links = [arrived.link() for arrived in map(creation.read, messages) if arrived.is_known]
+            attributes = {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
+            self._receive_span(shape, attributes, links, start_ns).end(end_ns)
+
+    def _receive_failed(
+        self, transport: Transport, hook: Hook, client: object, start_ns: int, error: Exception
+    ) -> None:
+        if isinstance(error, StopIteration):  # the end of the iteration is no failure
+            return
+        end_ns = time.time_ns()
+        shape = self.shape(transport, client, "receive", hook.name, "")
+        labels = {**shape.labels, semconv.ERROR_TYPE: type(error).__name__}
+        self.instruments.operation_duration.record((end_ns - start_ns) / _NS, labels)
+        if self._receive_spans:
+            span = self._receive_span(shape, shape.attributes, [], start_ns)
+            record_error(span, error)
+            span.end(end_ns)
+
+    def _receive_span(
+        self, shape: Shape, attributes: Mapping[str, str | int | bool], links: Sequence[Link], start_ns: int
+    ) -> Span:
+        """A span that has several flows to serve, or none: a hub, started after the fact."""
+        context = ours.with_pathway(Pathway(NO_FLOW), sound(otel.get_current()))
+        return self.tracer.start_span(shape.name, context, shape.kind, attributes, links, start_ns)
+
+
+def is_suppressed() -> bool:
+    """Whether the application asked for no instrumentation here."""
+    return bool(otel.get_value(_SUPPRESS_INSTRUMENTATION_KEY))
+
+
+def _carrying(parameter: str, function: Function) -> Function:
+    """A registration of a callback, whose callback runs in the context of whoever registered it."""
+    named = [*inspect.signature(function).parameters]
+
+    @functools.wraps(function)
+    def register(*args: Any, **kwargs: Any) -> Any:
+        with shielded("a callback's context"):
+            position = named.index(parameter)
+            if len(args) > position:
+                args = (*args[:position], ours.carry(args[position]), *args[position + 1 :])
+            elif parameter in kwargs:
+                kwargs[parameter] = ours.carry(kwargs[parameter])
+        return function(*args, **kwargs)
+
+    return register

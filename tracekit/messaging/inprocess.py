@@ -1,0 +1,154 @@
+"""Queues inside one process: the item carries the context of whoever put it there."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+
+from tracekit import context as ours
+from tracekit.guard import shielded
+from tracekit.messaging.engine import is_suppressed
+from tracekit.messaging.processing import Process
+from tracekit.messaging.scope import engine_in_use
+from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+Item = TypeVar("Item")
+
+SYSTEM: Final = "python_queue"
+"""`messaging.system` of these queues: a value of ours, for which the conventions have none."""
+
+
+class _InProcess:
+    """The queue as a transport: what is put is sent, what is taken is processed; nothing to hook."""
+
+    system: ClassVar = SYSTEM
+    package: ClassVar = ""
+    hooks: ClassVar[Sequence[Hook]] = ()
+
+    def client(self, client: object) -> Facts:
+        return {}
+
+    def outgoing(self, call: Call) -> Sequence[Message]:
+        return ()
+
+    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
+        return call
+
+    def is_oversized(self, error: BaseException) -> bool:
+        return False
+
+    def listen(self, result: object, answered: Answered) -> bool:
+        return False
+
+    def answer(self, call: Call, result: object) -> Facts:
+        return {}
+
+    def incoming(self, result: object) -> Sequence[Message]:
+        return ()
+
+    def records(self, result: object) -> Sequence[object]:
+        return ()
+
+
+class _Taken(Generic[Item]):
+    """One item, from its taking to the end of its block."""
+
+    def __init__(self, owner: TracedQueue[Item], timeout_s: float | None) -> None:
+        self._owner = owner
+        self._timeout_s = timeout_s
+        self._process: Process | None = None
+
+    def __enter__(self) -> Item:
+        found: tuple[Item, Headers] = self._owner.inner.get(timeout=self._timeout_s)
+        return self._begin(found)
+
+    async def __aenter__(self) -> Item:
+        async with asyncio.timeout(self._timeout_s):
+            found: tuple[Item, Headers] = await self._owner.inner.get()
+        return self._begin(found)
+
+    def _begin(self, found: tuple[Item, Headers]) -> Item:
+        item, headers = found
+        with shielded("an item of a queue"):
+            engine = engine_in_use()
+            if engine is not None and not is_suppressed():
+                self._process = Process(engine, _InProcess(), Message(self._owner.name, headers), item)
+                self._process.enter()
+        return item
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with shielded("an item of a queue"):
+            if self._process is not None:
+                self._process.end(error)
+                self._process.leave()
+        self._owner.inner.task_done()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class TracedQueue(Generic[Item]):
+    """A `queue.Queue` or `asyncio.Queue` whose items stay in the flow of whoever put them there.
+
+    `put` and `put_nowait` are the queue's own (awaitable where the queue's are). `item()` takes one
+    and is the block in which it is processed: a process span, with the wait; afterwards
+    `task_done()` is called. `get` takes one without a scope. `name` is the destination's.
+
+        jobs = tracekit.TracedQueue(asyncio.Queue(), name="mails")
+        await jobs.put(mail)           # in a request
+        async with jobs.item() as mail:  # in the worker: in that request's flow
+            await send(mail)
+    """
+
+    def __init__(self, inner: Any = None, *, name: str = "queue") -> None:
+        self.inner: Any = queue.Queue() if inner is None else inner
+        self.name = name
+
+    def put(self, item: Item, *args: Any, **kwargs: Any) -> Any:
+        """As the queue's own `put`."""
+        return self.inner.put((item, self._context()), *args, **kwargs)
+
+    def put_nowait(self, item: Item) -> None:
+        """As the queue's own `put_nowait`."""
+        self.inner.put_nowait((item, self._context()))
+
+    def item(self, timeout_s: float | None = None) -> _Taken[Item]:
+        """The next item, as a block: `with` for a `queue.Queue`, `async with` for an `asyncio.Queue`.
+
+        Raises `queue.Empty` or `TimeoutError` after `timeout_s` seconds without one.
+        """
+        return _Taken(self, timeout_s)
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """As the queue's own `get`: the item, in no scope."""
+        found = self.inner.get(*args, **kwargs)
+        return found[0] if isinstance(found, tuple) else _first(found)
+
+    def get_nowait(self) -> Item:
+        """As the queue's own `get_nowait`: the item, in no scope."""
+        found: tuple[Item, Headers] = self.inner.get_nowait()
+        return found[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)  # qsize, empty, full, join, task_done, shutdown
+
+    def _context(self) -> Headers:
+        with shielded("the context of an item"):
+            checkpoint = ours.checkpoint_of()
+            if checkpoint is not None:
+                checkpoint.sent = True
+            return list(ours.headers_of(ours.with_step(f"send {SYSTEM} {self.name}")).items())
+        return ()
+
+
+async def _first(found: Any) -> Any:
+    return (await found)[0]

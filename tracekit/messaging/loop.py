@@ -1,0 +1,75 @@
+"""The loop over a consumer: each of its turns is the processing of one message.
+
+An iterator class, not a generator: what it attaches is visible in the body, and CPython frees it at
+once on `break`, `return` and exceptions, which ends the turn. Only one kept in a variable can leak.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tracekit.guard import shielded
+from tracekit.messaging.processing import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from tracekit.messaging.engine import Engine
+    from tracekit.messaging.transport import Transport
+
+
+class ConsumerLoop:
+    """An iterator over the client's own; entered by `with`, it also knows how its body ended."""
+
+    __slots__ = ("__weakref__", "_client", "_engine", "_source", "_transport", "_turn")
+
+    def __init__(self, engine: Engine, transport: Transport, client: object, source: Iterator[Any]) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._client = client
+        self._source = source
+        self._turn: Process | None = None
+
+    def __iter__(self) -> ConsumerLoop:
+        return self
+
+    def __next__(self) -> Any:
+        self._end()
+        record = next(self._source)
+        with shielded("the turn of a loop"):
+            self._begin(record)
+        return record
+
+    def __enter__(self) -> ConsumerLoop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def __del__(self) -> None:
+        self._end()
+
+    def leak(self) -> None:
+        """End the turn that nobody ended, with a mark: the client goes on without this loop."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end(leaked=True)
+            turn.leave()
+
+    def _begin(self, record: object) -> None:
+        messages = self._transport.incoming(record)
+        if len(messages) != 1:  # nothing that was delivered: an end of partition, a heartbeat
+            return
+        turn = Process(self._engine, self._transport, messages[0], record, self._client)
+        turn.enter()
+        self._turn = turn
+
+    def _end(self, error: BaseException | None = None) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            with shielded("the turn of a loop"):
+                turn.end(error)
+                turn.leave()

@@ -1,0 +1,233 @@
+"""The processing of one message: its span, its wait, what it brought, and where its flow may end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Status, StatusCode
+
+from tracekit import context as ours
+from tracekit import semconv
+from tracekit.messaging import creation
+from tracekit.pathway import NO_FLOW, Pathway
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from tracekit.messaging.creation import Arrived
+    from tracekit.messaging.engine import Engine, ParentRule, Shape
+    from tracekit.messaging.transport import Message, Transport
+
+_SCOPE = otel.create_key("tracekit-process-scope")
+_NS: Final = 1_000_000_000
+
+
+class Process:
+    """One message in process: from its start to the end of its scope.
+
+    `context` is the one its work runs in. Ended once; what ends it again changes nothing.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_checkpoint",
+        "_engine",
+        "_pathway",
+        "_shape",
+        "_start_ns",
+        "context",
+        "ended",
+        "record",
+        "saved",
+        "span",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        message: Message,
+        record: object,
+        client: object = None,
+        parent: ParentRule | None = None,
+        *,
+        waited: bool = True,
+    ) -> None:
+        self._engine = engine
+        self.record = record
+        self.ended = False
+        self.saved = otel.get_current()
+        reader = client if client is not None else engine.reader_of(transport, message.destination)
+        self._shape = engine.shape(transport, reader, "process", "process", message.destination)
+        self._arrived = arrived = creation.read(message)
+        base = sound(self.saved)
+        surrounding = ambient(base)
+        rule = parent or engine.parent
+        self._pathway = pathway = _pathway(engine, self._shape, arrived, base if surrounding else None)
+        self._start_ns = time.time_ns()
+        self.span = engine.tracer.start_span(
+            self._shape.name,
+            ours.with_pathway(pathway, _parent(base, surrounding, arrived, rule)),
+            self._shape.kind,
+            _attributes(self._shape, message, arrived, pathway),
+            _links(surrounding, arrived, rule),
+            self._start_ns,
+        )
+        self._checkpoint = ours.Checkpoint()
+        context = creation.with_message(arrived, ours.with_pathway(pathway, base))
+        context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, context))
+        self.context = otel.set_value(_SCOPE, self, context)
+        if waited:  # in a batch, the batch has said it already
+            record_wait(engine, self._shape, arrived, self._start_ns, self.context)
+
+    def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
+        """The message is done, or failed with `error`, or (`leaked`) nobody said when it was done."""
+        if self.ended:
+            return
+        self.ended = True
+        end_ns = time.time_ns()
+        labels = self._shape.labels
+        if leaked:
+            self.span.set_attribute(semconv.LEAKED, True)
+        if error is not None:
+            labels = outcome(self.span, error, labels)
+        self.span.end(end_ns)
+        if leaked:  # its duration says nothing about the work
+            return
+        seconds = max(0, end_ns - self._start_ns) / _NS
+        self._engine.instruments.process_duration.record(seconds, labels, self.context)
+        if not self._checkpoint.sent:
+            origin = ours.pathway_of(self.context) or self._pathway
+            record_flow_end(self._engine, origin, end_ns, labels, self.context)
+
+    def enter(self) -> None:
+        """Make its context current."""
+        otel.attach(self.context)
+
+    def leave(self) -> None:
+        """Set the context back that was current before, where ours still is; in another task or
+        thread there is nothing to set back."""
+        if otel.get_value(_SCOPE) is self:
+            otel.attach(self.saved)
+
+
+def current_process(context: Context | None = None) -> Process | None:
+    """The innermost message in process."""
+    found = otel.get_value(_SCOPE, context)
+    return found if isinstance(found, Process) else None
+
+
+def sound(context: Context) -> Context:
+    """The context without scopes that have ended but were never left (a leaked iterator)."""
+    process = current_process(context)
+    while process is not None and process.ended and trace.get_current_span(context) is process.span:
+        context = process.saved
+        process = current_process(context)
+    return context
+
+
+def ambient(context: Context) -> Span | None:
+    """The current span, if it is of this process and has not ended."""
+    span = trace.get_current_span(context)
+    own = span.get_span_context()
+    if not own.is_valid or own.is_remote:
+        return None
+    return None if isinstance(span, ReadableSpan) and span.end_time is not None else span
+
+
+def _pathway(engine: Engine, shape: Shape, arrived: Arrived, surrounding: Context | None) -> Pathway:
+    """The message's place in its flow, whatever its parent is; without one, the surroundings'."""
+    pathway = arrived.pathway
+    if pathway is None:
+        pathway = ours.pathway_of(surrounding) if surrounding is not None else creation.beginning()
+    if pathway is None:
+        pathway = creation.beginning()
+    group = shape.labels.get(semconv.MESSAGING_CONSUMER_GROUP_NAME, "")
+    return pathway.advanced(engine.service, f"{shape.name} {group}")
+
+
+def _parent(base: Context, surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> Context:
+    if rule == "link":
+        return trace.set_span_in_context(INVALID_SPAN, base)
+    if arrived.is_known and (rule == "message" or surrounding is None):
+        return trace.set_span_in_context(NonRecordingSpan(arrived.context), base)
+    return base if surrounding is not None else trace.set_span_in_context(INVALID_SPAN, base)
+
+
+def _links(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> list[Link] | None:
+    """A link to the creation context always, and one to the ambient span that is not the parent."""
+    if not arrived.is_known:
+        return None
+    links = [Link(arrived.context)]
+    if rule == "message" and surrounding is not None:
+        links.append(Link(surrounding.get_span_context()))
+    return links
+
+
+def _attributes(
+    shape: Shape, message: Message, arrived: Arrived, pathway: Pathway
+) -> Mapping[str, str | int | bool]:
+    attributes = {**shape.attributes, **message.attributes}
+    if message.id is not None:
+        attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
+    if arrived.state:
+        attributes[semconv.CONTEXT_STATE] = arrived.state
+    if arrived.published_ns is not None:
+        attributes[semconv.PUBLISHED_AT] = arrived.published_ns
+        attributes[semconv.PUBLISHED_AT_SOURCE] = arrived.source
+    attributes[semconv.PATHWAY_HASH] = f"{pathway.hash:016x}"
+    return attributes
+
+
+def record_wait(engine: Engine, shape: Shape, arrived: Arrived, start_ns: int, context: Context) -> None:
+    """The time in the queue. Never negative: the span keeps both clocks, so that the skew shows."""
+    if arrived.published_ns is None:
+        return
+    seconds = max(0, start_ns - arrived.published_ns) / _NS
+    labels = {**shape.labels, semconv.WAIT_SOURCE: arrived.source}
+    engine.instruments.queue_duration.record(seconds, labels, context)
+
+
+def record_flow_end(
+    engine: Engine, pathway: Pathway, end_ns: int, labels: Mapping[str, str | int | bool], context: Context
+) -> None:
+    """The flow's duration until here, where it may end: nothing was sent on."""
+    if not pathway.origin_ns or pathway.flow_id == NO_FLOW:
+        return
+    own: dict[str, str | int | bool] = {
+        semconv.FLOW_END: "process",
+        semconv.FLOW_ORIGIN: pathway.origin or engine.service,
+    }
+    if semconv.ERROR_TYPE in labels:
+        own[semconv.ERROR_TYPE] = labels[semconv.ERROR_TYPE]
+    seconds = max(0, end_ns - pathway.origin_ns) / _NS
+    engine.instruments.flow_duration.record(seconds, own, context)
+
+
+def outcome(
+    span: Span, error: BaseException, labels: dict[str, str | int | bool]
+) -> dict[str, str | int | bool]:
+    """Tell the span how its work ended; the metric's labels, with the error's type on them.
+
+    What was cancelled is neither done nor failed: marked, and kept out of error rates.
+    """
+    if isinstance(error, Exception):
+        record_error(span, error)
+        return {**labels, semconv.ERROR_TYPE: type(error).__name__}
+    span.set_attribute(semconv.CANCELLED, True)
+    return labels
+
+
+def record_error(span: Span, error: BaseException) -> None:
+    """The error on its span: its type, its text, and where it was raised."""
+    if span.is_recording():
+        span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, str(error)))

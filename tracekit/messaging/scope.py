@@ -1,0 +1,210 @@
+"""Scopes: where the processing of messages begins and ends, as the application says it.
+
+    with tracekit.process(message): ...
+    with tracekit.process_batch(consumer.poll(1000)) as batch: ...
+    with tracekit.consuming(consumer) as messages: ...
+
+None of them raises for a reason of ours: where the message is not one that an instrumented client
+gave, or nothing was configured, the block simply runs.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from opentelemetry import context as otel
+
+from tracekit.guard import shielded
+from tracekit.messaging import creation
+from tracekit.messaging.batch import Batch
+from tracekit.messaging.engine import is_suppressed
+from tracekit.messaging.loop import ConsumerLoop
+from tracekit.messaging.processing import Process, current_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from tracekit.messaging.engine import Engine, ParentRule
+
+Work = TypeVar("Work", Process, Batch)
+
+
+class _Installed:
+    """The engine that `configure()` installed: the scopes are functions, and must find it."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+
+
+_installed = _Installed()
+
+
+def install(engine: Engine | None) -> None:
+    """Let the scopes work with this engine; None: let them only run what is in them."""
+    _installed.engine = engine
+
+
+def engine_in_use() -> Engine | None:
+    """The engine that `configure()` installed."""
+    return _installed.engine
+
+
+class Scope(Generic[Work]):
+    """A block of work, by `with` or `async with`. Its span begins on entering."""
+
+    __slots__ = ("_adopted", "_start", "_work")
+
+    def __init__(self, start: Callable[[], tuple[Work | None, bool]]) -> None:
+        self._start: Callable[[], tuple[Work | None, bool]] = start
+        self._work: Work | None = None
+        self._adopted = False
+
+    def __enter__(self) -> Scope[Work]:
+        with shielded("the start of a process scope"):
+            self._work, self._adopted = self._start()
+            if self._work is not None and not self._adopted:
+                self._work.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            with shielded("the end of a process scope"):
+                work.end(error)
+                if not self._adopted:
+                    work.leave()
+
+    async def __aenter__(self) -> Scope[Work]:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class BatchScope(Scope[Batch]):
+    """The block of a batch; `message(record)` is the block of one message in it."""
+
+    def message(self, record: object) -> Scope[Process]:
+        """One message of the batch: its own span, flow and baggage; its error is its own."""
+        batch = self._work
+        return Scope(lambda: (None if batch is None else batch.message(record), False))
+
+    def __enter__(self) -> BatchScope:
+        super().__enter__()
+        return self
+
+    async def __aenter__(self) -> BatchScope:
+        return self.__enter__()
+
+
+def process(message: Any, *, consumer: object = None, parent: ParentRule | None = None) -> Scope[Process]:
+    """The processing of one message: its span, context and baggage are current in the block.
+
+    `message` is what the client gave. `consumer` says who read it, where several consumers of the
+    process read the same destination; `parent` overrides the rule given to `configure()`. Inside the
+    loop of an instrumented consumer, the block is that turn, and only adds how it ended.
+
+        for message in consumer.poll(1000)[partition]:
+            with tracekit.process(message):
+                handle(message)
+    """
+
+    def start() -> tuple[Process | None, bool]:
+        engine = _installed.engine
+        if engine is None or is_suppressed():
+            return None, False
+        turn = current_process()
+        if turn is not None and turn.record is message and not turn.ended:
+            return turn, True
+        transport = engine.transport_of(message)
+        messages = transport.incoming(message) if transport is not None else ()
+        if transport is None or len(messages) != 1:
+            return None, False
+        return Process(engine, transport, messages[0], message, consumer, parent), False
+
+    return Scope(start)
+
+
+def process_batch(messages: Any) -> BatchScope:
+    """The processing of several messages at once: one span, a link to each of their flows.
+
+    Takes a list of records, or what `poll()` gave. No messages: no span.
+
+        with tracekit.process_batch(consumer.poll(1000)) as batch:
+            for message in rows:
+                with batch.message(message):
+                    insert(message)
+    """
+
+    def start() -> tuple[Batch | None, bool]:
+        engine = _installed.engine
+        transport = engine.transport_of(messages) if engine is not None else None
+        if engine is None or transport is None or is_suppressed():
+            return None, False
+        described = transport.incoming(messages)
+        if not described:
+            return None, False
+        return Batch(engine, transport, described, transport.records(messages)), False
+
+    return BatchScope(start)
+
+
+class _Bare:
+    """A loop that only iterates: there is nothing that knows the client."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._source
+
+    def __next__(self) -> Any:
+        return next(self._source)
+
+    def __enter__(self) -> _Bare:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def consuming(client: Any) -> ConsumerLoop | _Bare:
+    """A loop over the consumer, each turn of which is the processing of one message.
+
+    As the plain loop of an instrumented consumer, and exact: by `with`, an exception in the body is
+    an error of its message, and the turn ends however the loop is left.
+
+        with tracekit.consuming(consumer) as messages:
+            for message in messages:
+                handle(message)
+    """
+    source = iter(client)
+    if isinstance(source, ConsumerLoop):
+        return source
+    with shielded("iteration"):
+        engine = _installed.engine
+        transport = engine.transport_of(client) if engine is not None else None
+        if engine is not None and transport is not None and not is_suppressed():
+            return engine.loop(transport, client, source)
+    return _Bare(source)
+
+
+@contextmanager
+def relay() -> Iterator[None]:
+    """Send messages on with the creation context that they already have, untouched.
+
+    For an outbox, a mirror, a dead letter put back: the message stays what it was made as, and the
+    send is a call of its own that links to it.
+    """
+    before = otel.get_current()
+    token = otel.attach(creation.with_relay(before))
+    try:
+        yield
+    finally:
+        otel.detach(token)
