@@ -1,0 +1,97 @@
+"""Facts about one span, read from its kind and its attributes: old names of the conventions too."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tracekit import semconv
+from tracekit.model import Attributes, Kind, Link, Span
+
+_OLD_OPERATIONS: Final = {"publish": "send", "deliver": "process"}
+"""Operation types that conventions before 1.27 had."""
+
+
+def text(attributes: Attributes, *names: str) -> str | None:
+    """The first of these attributes that is there and not empty, as text."""
+    for name in names:
+        value = attributes.get(name)
+        if value is not None and value != "":
+            return value if isinstance(value, str) else str(value)
+    return None
+
+
+def number(attributes: Attributes, *names: str) -> int | None:
+    """The first of these attributes that is a whole number."""
+    for name in names:
+        value = attributes.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
+
+
+def flow_id(of: Span | Link) -> str | None:
+    """The flow that a span or a link says it belongs to; None for a hub, and for what others emit."""
+    value = of.attributes.get(semconv.FLOW_ID)
+    return value if isinstance(value, str) and value else None
+
+
+def operation(span: Span) -> str:
+    """The messaging operation type; empty where the span names none."""
+    named = text(span.attributes, semconv.MESSAGING_OPERATION_TYPE, semconv.OLD_MESSAGING_OPERATION) or ""
+    return _OLD_OPERATIONS.get(named, named)
+
+
+def is_producing(span: Span) -> bool:
+    """It creates or sends a message."""
+    named = operation(span)
+    return named in {"send", "create"} if named else span.kind is Kind.PRODUCER
+
+
+def is_consuming(span: Span) -> bool:
+    """It takes a message over: processes it, or at least receives it."""
+    named = operation(span)
+    return named in {"process", "receive"} if named else span.kind is Kind.CONSUMER
+
+
+def is_messaging(span: Span) -> bool:
+    """It says that it belongs to a message."""
+    return bool(operation(span)) or semconv.MESSAGING_SYSTEM in span.attributes
+
+
+def is_batch(span: Span) -> bool:
+    """It says that it serves several messages; a batch of one is a batch too."""
+    return semconv.MESSAGING_BATCH_MESSAGE_COUNT in span.attributes
+
+
+def is_call(span: Span) -> bool:
+    """Somebody waits for its answer."""
+    return span.kind is Kind.SERVER or (span.kind is Kind.CLIENT and not is_messaging(span))
+
+
+def destination(attributes: Attributes) -> str | None:
+    """The topic, queue or exchange: its template where it has one, as in span names."""
+    return text(
+        attributes,
+        semconv.MESSAGING_DESTINATION_TEMPLATE,
+        semconv.MESSAGING_DESTINATION_NAME,
+        semconv.OLD_MESSAGING_DESTINATION,
+    )
+
+
+def group(span: Span) -> str | None:
+    """The consumer group."""
+    return text(
+        span.attributes,
+        semconv.MESSAGING_CONSUMER_GROUP_NAME,
+        semconv.OLD_MESSAGING_KAFKA_CONSUMER_GROUP,
+    )
+
+
+def consumer(span: Span) -> str:
+    """Who consumes: the consumer group, or the service where no group is known."""
+    return group(span) or span.service.name
+
+
+def http_status(span: Span) -> int | None:
+    """The status of an HTTP call."""
+    return number(span.attributes, semconv.HTTP_RESPONSE_STATUS_CODE, semconv.OLD_HTTP_STATUS_CODE)
