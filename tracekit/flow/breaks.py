@@ -221,18 +221,21 @@ class _Looker:
             for service, count in self._known.dropped.items()
             if count > 0 and (service == name) == local
         }
-        late = "" if self._known.is_quiet else ", or not here yet"
         if suspects:
             counts = " and ".join(f"{service} {count}" for service, count in sorted(suspects.items()))
             return "exporter_dropped", f"Its {what} never arrived; spans dropped meanwhile: {counts}."
         if reference.is_message and reference.link is not None:
-            causes = f"not sampled, not exported by its service{late}"
-            return "link_target_absent", f"The message was created in {reference.span_id}, which is {causes}."
+            causes = "not sampled, not exported by its service"
+            return "link_target_absent", self._one_of(what, reference, causes)
+        causes = "not sampled, dropped on the way, in a service that exports elsewhere"
         if local:
-            causes = f"dropped by the exporter, still running, never ended{late}"
-        else:
-            causes = f"not sampled, dropped on the way, from a service that exports elsewhere{late}"
-        return "parent_absent", f"Its {what} {reference.span_id} is one of: {causes}."
+            causes = "dropped by the exporter, still running, never ended"
+        return "parent_absent", self._one_of(what, reference, causes)
+
+    def _one_of(self, what: str, reference: Reference, causes: str) -> str:
+        """Where nothing proves the cause: the few that are left."""
+        late = "" if self._known.is_quiet else ", not here yet"
+        return f"Its {what} {reference.span_id} is missing; the cause is one of: {causes}{late}."
 
     def starts_early_ns(self, node: int) -> int:
         """By how much a span begins before its remote parent; 0 within what clocks may differ."""

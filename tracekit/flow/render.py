@@ -155,10 +155,9 @@ def _painted(line: str, *, color: bool) -> str:
         return line
     parts = []
     for part in line.split(" · "):
-        wrong = part.rstrip().endswith((" break", " breaks", " error", " errors")) and not part.startswith(
-            "0 "
-        )
-        style: Style | None = "wait" if part.lstrip().startswith("waited ") else "bad" if wrong else None
+        fact = part.strip()
+        wrong = fact.endswith((" break", " breaks", " error", " errors")) and fact != "0 breaks"
+        style: Style | None = "wait" if fact.startswith("waited ") else "bad" if wrong else None
         parts.append(_styled(part, style, color=color) if style else part)
     return " · ".join(parts)
 
