@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,19 @@ _NAMES: Final = (
     r"authorization|cookies?|passw(?:or)?ds?|passphrase|passcode|pwd|secrets?|token|credentials?|cvv2?|cvc2?"
     r"|(?:api|private|secret|signing|encryption|access|account)[-_. ]?key"
 )
+_ROOTS: Final = (
+    "authorization",
+    "cookie",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "credential",
+    "key",
+    "cvv",
+    "cvc",
+)
+"""Of each name a part: most texts hold none, and looking for these is cheap."""
 _QUOTED: Final = r"""b?"[^"]*"|b?'[^']*'"""
 _BARE: Final = r"""b?["']?[^\s&;,)\]}"']+"""
 
@@ -51,6 +65,7 @@ _CARD: Final = re.compile(
     r"|3(?:0[0-5]|[689]\d)\d{11,16}|35(?:2[89]|[3-8]\d)\d{12,15}|6(?:011|4[4-9]\d|5\d\d)\d{12,15}"
     r"|62\d{14,17}|(?:5018|5020|5038|5893|6304|6759|676[1-3])\d{8,15}"
 )
+_SHORTEST_CARD: Final = 13
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 _HARMLESS: Final = (
@@ -69,13 +84,18 @@ _MAX_CONTAINERS: Final = 2_000
 
 def without_assignments(text: str) -> str:
     """The text without `password=…`, `'token': '…'`, `Cookie: …` and `://user:password@`."""
-    if "=" in text:
-        text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
-    if "'" in text or '"' in text:
-        text = _IN_DICT.sub(rf"\1{REDACTED}", text)
-    if ":" in text:
-        text = _USERINFO.sub(REDACTED, _HEADER.sub(rf"\1\2{REDACTED}", text))
-    return text
+    assigned, quoted, named = "=" in text, "'" in text or '"' in text, ":" in text
+    if not (assigned or quoted or named):
+        return text
+    lowered = text.lower()
+    if any(root in lowered for root in _ROOTS):
+        if assigned:
+            text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
+        if quoted:
+            text = _IN_DICT.sub(rf"\1{REDACTED}", text)
+        if named:
+            text = _HEADER.sub(rf"\1\2{REDACTED}", text)
+    return _USERINFO.sub(REDACTED, text) if named and "@" in text else text
 
 
 def without_tokens(text: str) -> str:
@@ -87,6 +107,8 @@ def without_tokens(text: str) -> str:
 
 def without_cards(text: str) -> str:
     """The text without card numbers: digits of an issuer's range whose Luhn sum is right."""
+    if len(text) < _SHORTEST_CARD:
+        return text
     return _DIGITS.sub(lambda found: REDACTED if _is_card(found[0]) else found[0], text)
 
 
@@ -101,6 +123,11 @@ def _is_card(text: str) -> bool:
         return False
     numbers = [int(digit) for digit in reversed(digits)]
     return (sum(numbers[::2]) + sum(_DOUBLED[number] for number in numbers[1::2])) % 10 == 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _matches(pattern: re.Pattern[str], key: str) -> bool:
+    return pattern.search(key) is not None
 
 
 class _Budget:
@@ -137,6 +164,8 @@ class Redactor:
         Looks into mappings, sequences, sets, bytes and pairs (name, value). Of any other object it
         looks at its repr, and gives that, redacted, in the object's place if it holds a secret.
         """
+        if isinstance(value, str):
+            return self._str(value, key)
         with shielded("redaction"):
             return self._value(value, key, _Budget(), 0)
         return FAILED
@@ -148,11 +177,10 @@ class Redactor:
     def _value(self, value: object, key: object, budget: _Budget, depth: int) -> object:
         if value is None or isinstance(value, _HARMLESS):
             return value if value is None or isinstance(value, bool) or not self._is_secret(key) else REDACTED
+        if isinstance(value, str):
+            return self._str(value, key)
         if self._is_secret(key):
             return REDACTED
-        if isinstance(value, str):
-            hidden = self.text(value)
-            return value if hidden == value else hidden
         if isinstance(value, int):
             return REDACTED if value > 10**12 and self._hides(str(value)) else value
         if isinstance(value, bytes | bytearray):
@@ -170,6 +198,12 @@ class Redactor:
         shown = repr(value)
         hidden = self.text(shown)
         return value if hidden == shown else hidden
+
+    def _str(self, value: str, key: object) -> str:
+        if self._is_secret(key):
+            return REDACTED
+        hidden = self.text(value)
+        return value if hidden == value else hidden
 
     def _mapping(self, values: Mapping[object, object], budget: _Budget, depth: int) -> object:
         hidden = {key: self._value(value, key, budget, depth) for key, value in values.items()}
@@ -192,7 +226,7 @@ class Redactor:
     def _is_secret(self, key: object) -> bool:
         if isinstance(key, bytes):
             key = key.decode("latin-1")
-        return isinstance(key, str) and self.keys.search(key) is not None
+        return isinstance(key, str) and _matches(self.keys, key)
 
     def _hides(self, text: str) -> bool:
         return self.text(text) != text
