@@ -97,15 +97,14 @@ def _distinct(same: list[Span]) -> list[Span]:
 
     A batch that was sent twice, and a span reported while open and again at its end, are one span.
     """
-    closed = (
-        {(s.name, s.start_ns, s.service) for s in same if s.end_ns is not None} if len(same) > 1 else set()
-    )
-    found: list[Span] = []
-    for span in sorted(same, key=lambda s: (s.start_ns, repr(s))):
+    closed = {(span.name, span.start_ns, span.service) for span in same if span.end_ns is not None}
+    found: dict[tuple[str, int, int | None], list[Span]] = {}
+    for span in sorted(same, key=lambda each: (each.start_ns, repr(each))):
+        alike = found.setdefault((span.name, span.start_ns, span.end_ns), [])
         superseded = span.end_ns is None and (span.name, span.start_ns, span.service) in closed
-        if not superseded and span not in found:
-            found.append(span)
-    return found
+        if not superseded and span not in alike:
+            alike.append(span)
+    return [span for alike in found.values() for span in alike]
 
 
 def _references(
