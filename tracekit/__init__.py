@@ -1,1 +1,56 @@
-"""tracekit: one flow, end to end, across HTTP and queues."""
+"""tracekit: one flow, end to end, across HTTP and queues.
+
+    import tracekit
+
+    tracekit.configure("orders")
+
+The names below are all that is public; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracekit._configure import Handle, configure
+    from tracekit.context import ContextExecutor, carry, extract, inject, spawn_detached
+    from tracekit.messaging.inprocess import TracedQueue
+    from tracekit.messaging.scope import consuming, process, process_batch, relay
+    from tracekit.tracing.generators import traced_generator
+
+__all__ = [
+    "ContextExecutor",
+    "Handle",
+    "TracedQueue",
+    "carry",
+    "configure",
+    "consuming",
+    "extract",
+    "inject",
+    "process",
+    "process_batch",
+    "relay",
+    "spawn_detached",
+    "traced_generator",
+]
+
+_HOMES = {
+    "tracekit._configure": ("Handle", "configure"),
+    "tracekit.context": ("ContextExecutor", "carry", "extract", "inject", "spawn_detached"),
+    "tracekit.messaging.inprocess": ("TracedQueue",),
+    "tracekit.messaging.scope": ("consuming", "process", "process_batch", "relay"),
+    "tracekit.tracing.generators": ("traced_generator",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `tracekit run` and a command's --help do not load OpenTelemetry.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'tracekit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

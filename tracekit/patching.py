@@ -30,6 +30,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] = []
         self._active = True
 
     @property
@@ -60,12 +61,17 @@ class Patches:
         """Have `undo` called when these patches are undone, the last one first."""
         self._undo.append(undo)
 
+    def after_undo(self, action: Callable[[], None]) -> None:
+        """Have `action` called once everything was put back."""
+        self._after.append(action)
+
     def undo(self) -> None:
         """Put everything back. What cannot be put back passes on from here."""
         self._active = False
-        while self._undo:
-            with shielded("undoing an instrumentation"):
-                self._undo.pop()()
+        for actions in (self._undo, self._after):
+            while actions:
+                with shielded("undoing an instrumentation"):
+                    actions.pop()()
 
     def _switchable(self, original: Function, ours: Function) -> Function:
         @functools.wraps(original)

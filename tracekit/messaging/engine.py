@@ -23,8 +23,9 @@ from tracekit import context as ours
 from tracekit import semconv
 from tracekit.guard import count_drop, shielded
 from tracekit.messaging import creation
+from tracekit.messaging.contrib import ContribTurn, keep, stand_down
 from tracekit.messaging.loop import ConsumerLoop
-from tracekit.messaging.processing import record_error, sound
+from tracekit.messaging.processing import Process, record_error, sound
 from tracekit.model import Kind
 from tracekit.patching import Names
 from tracekit.pathway import NO_FLOW, Pathway
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from tracekit.messaging.metrics import Instruments
-    from tracekit.messaging.transport import Call, Facts, Headers, Hook, Message, Transport
-    from tracekit.patching import Function, Wrapper
+    from tracekit.messaging.transport import Call, Facts, Headers, Hook, Message, Source, Transport
+    from tracekit.patching import Function, Patches, Wrapper
 
 ParentRule: TypeAlias = Literal["auto", "message", "link"]
 """Whose child a process span is: the ambient span's, else the message's (`auto`); always the
 message's (`message`); nobody's, with a link (`link`)."""
+
+Turn: TypeAlias = Process | ContribTurn
 
 KINDS: Final[dict[Kind, SpanKind]] = {
     kind: SpanKind[kind.name] for kind in Kind if kind is not Kind.UNSPECIFIED
@@ -80,6 +83,7 @@ class Engine:
     """Sends, receives, settles and processes for all transports, by one set of rules.
 
     `service` names this side in a flow's route. `receive_spans`: also show the calls that fetch.
+    `by_contrib`: the client packages whose spans OpenTelemetry's own instrumentation makes.
     """
 
     def __init__(
@@ -91,12 +95,14 @@ class Engine:
         service: str,
         parent: ParentRule = "auto",
         receive_spans: bool = False,
+        by_contrib: frozenset[str] = frozenset(),
     ) -> None:
         self.tracer = tracer
         self.instruments = instruments
         self.service = service
         self.parent = parent
         self._receive_spans = receive_spans
+        self._by_contrib = by_contrib
         self._transports = {transport.package: transport for transport in transports}
         self._shapes: dict[tuple[str, str, str, int], Shape] = {}
         self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
@@ -113,14 +119,14 @@ class Engine:
             given = next(iter(given.values())) if isinstance(given, dict) else given[0]
         return self._transports.get(type(given).__module__.partition(".")[0])
 
-    def reader_of(self, transport: Transport, destination: str) -> object | None:
+    def reader_of(self, transport: Source, destination: str) -> object | None:
         """The one client of this process that reads the destination; None where several do."""
         readers = [*self._readers.get((transport.system, destination), ())]
         return readers[0] if len(readers) == 1 else None
 
     def shape(
         self,
-        transport: Transport,
+        transport: Source,
         client: object,
         operation: semconv.Operation,
         name: str,
@@ -153,7 +159,7 @@ class Engine:
                 weakref.finalize(client, self._shapes.pop, key, None).atexit = False
         return shape
 
-    def _client(self, transport: Transport, client: object) -> Facts:
+    def _client(self, transport: Source, client: object) -> Facts:
         if client is None:
             return {}
         facts = self._facts.get(client)
@@ -175,6 +181,21 @@ class Engine:
         if hook.operation == "receive":
             return functools.partial(self._receiving, transport, hook)
         return functools.partial(self._calling, transport, hook)
+
+    def install(self, transport: Transport, patches: Patches) -> None:
+        """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""
+        kept = transport.package in self._by_contrib
+        if transport.contrib:
+            (keep if kept else stand_down)(transport.contrib, patches)
+        for hook in transport.hooks:
+            if not kept or hook.scope == "iterate":
+                patches.wrap(hook.target, self.wrapper(transport, hook))
+
+    def turn(self, transport: Transport, message: Message, record: object, client: object) -> Turn:
+        """The processing of one message in a loop."""
+        if transport.package in self._by_contrib:
+            return ContribTurn(message, record)
+        return Process(self, transport, message, record, client)
 
     def _calling(self, transport: Transport, hook: Hook, function: Function) -> Function:
         """A send or a settle: span, context, the client once, and its broker's answer."""

@@ -11,10 +11,9 @@ from tracekit.guard import shielded
 from tracekit.messaging.engine import is_suppressed
 from tracekit.messaging.processing import Process
 from tracekit.messaging.scope import engine_in_use
-from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
+from tracekit.messaging.transport import Facts, Headers, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
 Item = TypeVar("Item")
@@ -24,35 +23,12 @@ SYSTEM: Final = "python_queue"
 
 
 class _InProcess:
-    """The queue as a transport: what is put is sent, what is taken is processed; nothing to hook."""
+    """The queue, as far as processing asks a transport: there is no client behind it."""
 
     system: ClassVar = SYSTEM
-    package: ClassVar = ""
-    hooks: ClassVar[Sequence[Hook]] = ()
 
     def client(self, client: object) -> Facts:
         return {}
-
-    def outgoing(self, call: Call) -> Sequence[Message]:
-        return ()
-
-    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
-        return call
-
-    def is_oversized(self, error: BaseException) -> bool:
-        return False
-
-    def listen(self, result: object, answered: Answered) -> bool:
-        return False
-
-    def answer(self, call: Call, result: object) -> Facts:
-        return {}
-
-    def incoming(self, result: object) -> Sequence[Message]:
-        return ()
-
-    def records(self, result: object) -> Sequence[object]:
-        return ()
 
 
 class _Taken(Generic[Item]):

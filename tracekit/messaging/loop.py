@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracekit.guard import shielded
-from tracekit.messaging.processing import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from tracekit.messaging.engine import Engine
+    from tracekit.messaging.engine import Engine, Turn
     from tracekit.messaging.transport import Transport
 
 
@@ -29,7 +28,7 @@ class ConsumerLoop:
         self._transport = transport
         self._client = client
         self._source = source
-        self._turn: Process | None = None
+        self._turn: Turn | None = None
 
     def __iter__(self) -> ConsumerLoop:
         return self
@@ -63,7 +62,7 @@ class ConsumerLoop:
         messages = self._transport.incoming(record)
         if len(messages) != 1:  # nothing that was delivered: an end of partition, a heartbeat
             return
-        turn = Process(self._engine, self._transport, messages[0], record, self._client)
+        turn = self._engine.turn(self._transport, messages[0], record, self._client)
         turn.enter()
         self._turn = turn
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tracekit.messaging.creation import Arrived
     from tracekit.messaging.engine import Engine, ParentRule, Shape
-    from tracekit.messaging.transport import Message, Transport
+    from tracekit.messaging.transport import Message, Source
 
 _SCOPE = otel.create_key("tracekit-process-scope")
 _NS: Final = 1_000_000_000
@@ -52,7 +52,7 @@ class Process:
     def __init__(
         self,
         engine: Engine,
-        transport: Transport,
+        transport: Source,
         message: Message,
         record: object,
         client: object = None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ Facts: TypeAlias = Mapping[str, str | int | bool]
 
 Answered: TypeAlias = Callable[[object, BaseException | None], None]
 """What the engine wants to hear of the broker's answer: the answer, or why there is none."""
-
-NO_FACTS: Facts = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Message:
     published_at_ns: int | None = None
     sent_at_ns: int | None = None
     delivery_attempt: int | None = None
-    attributes: Facts = field(default=NO_FACTS)
+    attributes: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +61,27 @@ class Hook:
     callback: str = ""
 
 
-class Transport(Protocol):
-    """How one client library sends, receives and settles."""
+class Source(Protocol):
+    """Where a message in process comes from."""
 
     system: ClassVar[str]
     """`messaging.system`."""
-    package: ClassVar[str]
-    """The client's import name: what its records, clients and hooks belong to."""
-    hooks: ClassVar[Sequence[Hook]]
 
     def client(self, client: object) -> Facts:
         """What its configuration says of a client: its id, its group, the broker's address."""
         ...
+
+
+class Transport(Source, Protocol):
+    """How one client library sends, receives and settles."""
+
+    package: ClassVar[str]
+    """The client's import name: what its records, clients and hooks belong to."""
+    contrib: ClassVar[str]
+    """OpenTelemetry's own instrumentation of the client, `package.module:Instrumentor`; "" for none."""
+    extra: ClassVar[str]
+    """`pip install 'tracekit[…]'` that brings the client."""
+    hooks: ClassVar[Sequence[Hook]]
 
     def outgoing(self, call: Call) -> Sequence[Message]:
         """The messages that a call sends or settles. Empty: nothing that we understand; left alone."""

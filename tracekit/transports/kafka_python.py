@@ -21,6 +21,8 @@ class KafkaPython:
 
     system: ClassVar = "kafka"
     package: ClassVar = "kafka"
+    contrib: ClassVar = "opentelemetry.instrumentation.kafka:KafkaInstrumentor"
+    extra: ClassVar = "kafka"
     hooks: ClassVar[Sequence[Hook]] = (
         Hook("kafka.producer.kafka:KafkaProducer.send", "send", "send"),
         Hook("kafka.producer.future:FutureRecordMetadata.add_callback", "send", "send", "carry", "f"),
@@ -69,7 +71,7 @@ class KafkaPython:
         if not isinstance(result, Future):
             return False
         # By the base class: this callback is ours, and needs nobody's context.
-        Future.add_callback(result, answered, None)
+        Future.add_callback(result, lambda answer: answered(answer, None))
         Future.add_errback(result, functools.partial(answered, None))
         return True
 

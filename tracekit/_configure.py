@@ -1,0 +1,268 @@
+"""`configure()`: arguments and `OTEL_*` variables become providers, exporters and instrumentation.
+
+What it sets up, its handle undoes, and it can be done again. Where the application has set a provider
+before, that one is joined, not replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import socket
+import sys
+import threading
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from opentelemetry import metrics, trace
+
+from tracekit import _settings, http, logs, semconv
+from tracekit._exporters import exporters
+from tracekit.guard import count_drop, dropped, shielded
+from tracekit.messaging import scope
+from tracekit.messaging.engine import Engine
+from tracekit.messaging.metrics import Instruments
+from tracekit.patching import Integration, Patches, when_imported
+from tracekit.tracing.signals import Outputs, Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from tracekit._settings import KafkaOwner, ParentRule, Settings
+    from tracekit.guard import Reason
+    from tracekit.messaging.transport import Transport
+
+_EXIT_S: Final = 5.0  # how long the end of the process may wait for what is still unsent
+_REACH_S: Final = 0.25
+
+
+class Handle:
+    """What `configure()` gives: `flush()` what is unsent, `undo()` everything, `dropped()` so far.
+
+    As a context manager it undoes at the end of the block. `report` is the start-up line.
+    """
+
+    def __init__(self, report: str, signals: Signals | None, patches: Patches) -> None:
+        self.report = report
+        self._signals = signals
+        self._patches = patches
+        self._undone = False
+
+    @property
+    def is_active(self) -> bool:
+        """False once undone."""
+        return not self._undone
+
+    def flush(self, timeout_s: float = _EXIT_S) -> bool:
+        """Send what is unsent; whether all of it went out within the time, in seconds.
+
+        Never takes longer: OpenTelemetry's own flush waits for a hung exporter for minutes
+        (opentelemetry-python#4568).
+        """
+        if self._signals is None:
+            return True
+        lost = dropped().get("export", 0)
+        done = _within(timeout_s, functools.partial(self._signals.flush, timeout_s))
+        return done and dropped().get("export", 0) == lost
+
+    def undo(self, timeout_s: float = _EXIT_S) -> None:
+        """Flush, then take everything back: patches, processors, providers' targets, propagators."""
+        if self._undone:
+            return
+        self._undone = True
+        atexit.unregister(self.undo)
+        scope.install(None)
+        self._patches.undo()
+        if not self.flush(timeout_s):
+            count_drop("late", "telemetry that was unsent at the end")
+        if self._signals is not None:
+            _within(timeout_s, self._signals.undo)
+
+    @staticmethod
+    def dropped() -> Mapping[Reason, int]:
+        """What tracekit left out in this process, by reason (also the metric `tracekit.dropped`)."""
+        return dropped()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+
+class _Process:
+    """The configuration of this process: there is one, and a second one takes its place."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.handle: Handle | None = None
+
+
+_process = _Process()
+
+
+def configure(
+    service: str | None = None,
+    *,
+    endpoint: str | None = None,
+    parent: ParentRule | None = None,
+    kafka: KafkaOwner | None = None,
+    receive_spans: bool | None = None,
+    trust: Mapping[str, str] | None = None,
+    quiet: bool | None = None,
+) -> Handle:
+    """Trace this process: its HTTP, its Kafka, its logs; and say in one line what is traced.
+
+    `service` is its name (else OTEL_SERVICE_NAME, else the program's), `endpoint` an OTLP address
+    (else OTEL_EXPORTER_OTLP_ENDPOINT, else this machine's port 4318). `parent` says whose child the
+    processing of a message is: the ambient span's, else the message's (`auto`, the default); always
+    the message's (`message`); nobody's, with a link (`link`). `kafka="contrib"` leaves kafka-python
+    to opentelemetry-instrumentation-kafka-python. `receive_spans` shows the calls that fetch
+    messages too. `trust` names routes and hosts that context is neither taken from nor given to:
+    `{"/webhooks/*": "none", "api.partner.example": "none"}`. `quiet` leaves the start-up line out.
+
+    A second call takes the place of the first. Raises ValueError for a setting that cannot be, with
+    the setting, its value and the cure; nothing has been changed then.
+
+        handle = tracekit.configure("orders")
+    """
+    settings = _settings.read(
+        service=service,
+        endpoint=endpoint,
+        parent=parent,
+        kafka=kafka,
+        receive_spans=receive_spans,
+        trust=trust,
+        quiet=quiet,
+    )
+    return start(settings)
+
+
+def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
+    """Trace this process by these settings; `outputs` take the place of the exporters."""
+    with _process.lock:
+        if _process.handle is not None:
+            _process.handle.undo()
+        patches = Patches()
+        if settings.disabled:
+            handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
+        else:
+            signals = Signals(settings.service, settings.propagators, outputs or exporters(settings))
+            engine, known = _instrumentation(settings)
+            scope.install(engine)
+            ready = [one for one in known if _is_ready(one)]
+            for one in ready:
+                _arm(one, patches)
+            report = _report(settings, signals, known, exporting=outputs is None)
+            handle = Handle(report, signals, patches)
+            atexit.register(handle.undo)
+        _process.handle = handle
+        if not settings.quiet:
+            print(handle.report, file=sys.stderr, flush=True)
+        return handle
+
+
+def is_configured() -> bool:
+    """Whether a configuration is in force."""
+    return _process.handle is not None and _process.handle.is_active
+
+
+# -- instrumentation --------------------------------------------------------------------------------
+
+
+def _instrumentation(settings: Settings) -> tuple[Engine, list[Integration]]:
+    """The messaging engine, and everything that can be instrumented here, whether or not it is used."""
+    transports: list[Transport] = [point.load()() for point in entry_points(group="tracekit.transports")]
+    engine = Engine(
+        transports,
+        tracer=trace.get_tracer("tracekit", schema_url=semconv.SCHEMA_URL),
+        instruments=Instruments(metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL)),
+        service=settings.service,
+        parent=settings.parent,
+        receive_spans=settings.receive_spans,
+        by_contrib=frozenset({"kafka"} if settings.kafka == "contrib" else ()),
+    )
+    brokers = [
+        Integration(one.package, one.package, "", one.extra, functools.partial(engine.install, one))
+        for one in transports
+    ]
+    known = [*http.integrations(settings.service, settings.trust), *brokers, *logs.integrations()]
+    return engine, [one for one in known if one.name not in settings.without]
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(ImportError, ValueError):
+        return not module or find_spec(module) is not None
+    return False
+
+
+def _is_ready(one: Integration) -> bool:
+    return _is_installed(one.package) and _is_installed(one.needs)
+
+
+def _arm(one: Integration, patches: Patches) -> None:
+    """Instrument a library once it was imported."""
+
+    def install() -> None:
+        if patches.active:
+            with shielded(f"instrumenting {one.name}"):
+                one.install(patches)
+
+    when_imported(one.package, install)
+
+
+# -- the start-up line ------------------------------------------------------------------------------
+
+
+def _report(settings: Settings, signals: Signals, known: Sequence[Integration], *, exporting: bool) -> str:
+    """`tracekit: orders -> http://127.0.0.1:4318 ok | fastapi, kafka on | requests found, …`"""
+    target = _destination(settings) if exporting else "here"
+    parts = [f"tracekit: {settings.service} -> {target}"]
+    on = [one.name for one in known if _is_ready(one)]
+    parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
+    parts += [
+        f"{one.name} found but not traced: pip install 'tracekit[{one.extra}]'"
+        for one in known
+        if _is_installed(one.package) and not _is_installed(one.needs)
+    ]
+    if settings.kafka == "contrib":
+        parts.append("kafka by contrib: without the broker's answer, waits, batches and metrics")
+    parts += [f"{signal}: joined the application's provider" for signal in signals.joined]
+    return " | ".join(parts)
+
+
+def _destination(settings: Settings) -> str:
+    names = {name for chosen in settings.exporters.values() for name in chosen}
+    if not names:
+        return "nowhere (OTEL_*_EXPORTER=none)"
+    if "otlp" not in names:
+        return ", ".join(sorted(names))
+    url = urlsplit(settings.endpoint)
+    shown = f"{url.scheme}://{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        with socket.create_connection((url.hostname or "", port), _REACH_S):
+            return f"{shown} ok"
+    except OSError:
+        return f"{shown} (nobody listens there yet)"
+
+
+def _within(timeout_s: float, action: Callable[[], object]) -> bool:
+    """Do it in at most so many seconds, in a thread that is left behind if it takes longer."""
+    done = threading.Event()
+
+    def run() -> None:
+        with shielded("sending what is unsent"):
+            if action() is not False:
+                done.set()
+
+    worker = threading.Thread(target=run, name="tracekit-flush", daemon=True)
+    worker.start()
+    worker.join(timeout_s)
+    return done.is_set()

@@ -1,0 +1,231 @@
+"""Settings: the arguments of `configure()` and the standard `OTEL_*` variables, checked at start-up.
+
+A wrong one is a `SettingError` with the setting, its value and the cure, before anything is changed.
+`TRACEKIT_*` exists only for what the standard lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, cast, get_args
+from urllib.parse import urlsplit
+
+ParentRule: TypeAlias = Literal["auto", "message", "link"]
+KafkaOwner: TypeAlias = Literal["tracekit", "contrib"]
+Environment: TypeAlias = Mapping[str, str]
+
+DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://127.0.0.1:4318", "grpc": "http://127.0.0.1:4317"}
+
+_SIGNALS: Final = ("traces", "metrics", "logs")
+_NUMBERS: Final = (
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BLRP_EXPORT_TIMEOUT",
+    "OTEL_BLRP_MAX_QUEUE_SIZE",
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+)
+
+
+class SettingError(ValueError):
+    """A setting that cannot be: which one, its value, and the cure."""
+
+    def __init__(self, setting: str, value: object, cure: str) -> None:
+        super().__init__(f"{setting}={value!r}: {cure}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `configure()` goes by. `exporters` has an exporter's name or `none` for each signal."""
+
+    service: str
+    protocol: str
+    endpoint: str
+    endpoint_given: bool
+    """Whether the endpoint is `configure()`'s, which goes before those of the variables."""
+    exporters: Mapping[str, tuple[str, ...]]
+    propagators: tuple[str, ...]
+    parent: ParentRule
+    kafka: KafkaOwner
+    receive_spans: bool
+    trust: Mapping[str, str]
+    quiet: bool
+    disabled: bool
+    without: frozenset[str] = field(default_factory=frozenset)
+    """Integrations that are left alone: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS."""
+
+
+def read(
+    environment: Environment | None = None,
+    *,
+    service: str | None = None,
+    endpoint: str | None = None,
+    parent: str | None = None,
+    kafka: str | None = None,
+    receive_spans: bool | None = None,
+    trust: Mapping[str, str] | None = None,
+    quiet: bool | None = None,
+) -> Settings:
+    """The settings: an argument where it was given, else the variable, else the default.
+
+    Raises SettingError for the first one that cannot be.
+    """
+    env = os.environ if environment is None else environment
+    for name in _NUMBERS:
+        _number(env, name)
+    _sampler(env)
+    protocol = _protocol(env)
+    return Settings(
+        service=service or _service(env),
+        protocol=protocol,
+        endpoint=_endpoint(env, endpoint, protocol),
+        endpoint_given=endpoint is not None,
+        exporters={signal: _exporters(env, signal) for signal in _SIGNALS},
+        propagators=_propagators(env),
+        parent=cast("ParentRule", _choice("parent", parent, env, "TRACEKIT_PARENT", get_args(ParentRule))),
+        kafka=cast("KafkaOwner", _choice("kafka", kafka, env, "TRACEKIT_KAFKA", get_args(KafkaOwner))),
+        receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS") if receive_spans is None else receive_spans,
+        trust=_trust(env) if trust is None else trust,
+        quiet=_truth(env, "TRACEKIT_QUIET") if quiet is None else quiet,
+        disabled=_truth(env, "OTEL_SDK_DISABLED"),
+        without=frozenset(_names(env.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))),
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _number(env: Environment, name: str) -> None:
+    text = env.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise SettingError(name, text, "a whole number, 0 or more (delays and timeouts in milliseconds)")
+
+
+def _truth(env: Environment, name: str) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text not in ("", "true", "false", "1", "0"):
+        raise SettingError(name, env[name], "true or false")
+    return text in ("true", "1")
+
+
+def _choice(
+    argument: str, given: str | None, env: Environment, variable: str, choices: tuple[str, ...]
+) -> str:
+    name, value = (argument, given) if given is not None else (variable, env.get(variable, ""))
+    if value == "" and given is None:
+        return choices[0]
+    if value not in choices:
+        raise SettingError(name, value, f"one of {', '.join(choices)}")
+    return value
+
+
+def _trust(env: Environment) -> dict[str, str]:
+    return dict.fromkeys(_names(env.get("TRACEKIT_UNTRUSTED", "")), "none")
+
+
+def _service(env: Environment) -> str:
+    """OTEL_SERVICE_NAME, else `service.name` of the resource attributes, else the program's name."""
+    for pair in _names(env.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+        if "=" not in pair:
+            raise SettingError(
+                "OTEL_RESOURCE_ATTRIBUTES", pair, "pairs such as service.version=1.2,deployment=test"
+            )
+    named = env.get("OTEL_SERVICE_NAME", "").strip()
+    if named:
+        return named
+    pairs = dict(pair.split("=", 1) for pair in _names(env.get("OTEL_RESOURCE_ATTRIBUTES", "")))
+    program = Path(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else None
+    if program is not None and program.name == "__main__.py":
+        program = program.parent
+    return pairs.get("service.name") or (program.stem if program else "") or "unknown_service"
+
+
+def _protocol(env: Environment) -> str:
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        value = env.get(name, "").strip()
+        if not value:
+            continue
+        if value not in DEFAULT_ENDPOINTS:
+            raise SettingError(name, value, f"one of {', '.join(DEFAULT_ENDPOINTS)}")
+        if value == "grpc" and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
+            raise SettingError(
+                name, value, "not installed: pip install 'tracekit[grpc]', or use http/protobuf"
+            )
+        return value
+    return "http/protobuf"
+
+
+def _endpoint(env: Environment, given: str | None, protocol: str) -> str:
+    """Where telemetry goes: the endpoint for all signals, which is also what the start-up line says."""
+    found = ""
+    for name, value in (
+        ("endpoint", given),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_ENDPOINT")),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")),
+    ):
+        if not value:
+            continue
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise SettingError(name, value, f"a URL such as {DEFAULT_ENDPOINTS[protocol]}")
+        found = found or value
+    return found or DEFAULT_ENDPOINTS[protocol]
+
+
+def _exporters(env: Environment, signal: str) -> tuple[str, ...]:
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    names = _names(env.get(variable, "")) or ("otlp",)
+    known = {point.name for point in entry_points(group=f"opentelemetry_{signal}_exporter")}
+    for name in names:
+        if name not in ("otlp", "none") and name not in known:
+            raise SettingError(variable, name, f"one of {', '.join(['otlp', 'none', *sorted(known)])}")
+    return tuple(name for name in names if name != "none")
+
+
+def _propagators(env: Environment) -> tuple[str, ...]:
+    names = _names(env.get("OTEL_PROPAGATORS", ""))
+    known = {point.name for point in entry_points(group="opentelemetry_propagator")}
+    for name in names:
+        if name != "none" and name not in known:
+            raise SettingError("OTEL_PROPAGATORS", name, f"some of {', '.join(sorted(known))}, or none")
+    return names
+
+
+def _ratio(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _sampler(env: Environment) -> None:
+    name = env.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    known = {point.name for point in entry_points(group="opentelemetry_traces_sampler")}
+    if name and name not in known:
+        raise SettingError("OTEL_TRACES_SAMPLER", name, f"one of {', '.join(sorted(known))}")
+    argument = env.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    if argument and name.endswith("traceidratio") and not _ratio(argument):
+        raise SettingError("OTEL_TRACES_SAMPLER_ARG", argument, "a ratio from 0 to 1, such as 0.1")

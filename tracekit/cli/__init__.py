@@ -1,0 +1,57 @@
+"""The command line: `tracekit COMMAND`, one module a command.
+
+A command's module has `HELP` (one line), `configure_parser(parser)` and `run(arguments) -> int`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Final, Protocol, cast
+
+_COMMANDS: Final = ("run", "demo")
+
+
+class Command(Protocol):
+    """What a command's module offers."""
+
+    HELP: str
+
+    def configure_parser(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, arguments: argparse.Namespace) -> int: ...
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the arguments name; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tracekit",
+        description="One flow, end to end: tracing for Python services that talk over HTTP and queues.",
+        epilog="In code, one line does the same as `tracekit run`: tracekit.configure('orders')",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        command = cast("Command", importlib.import_module(f"tracekit.cli.{name}"))
+        child = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure_parser(child)
+        child.set_defaults(run=command.run)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has enough
+        sys.stderr.close()
+        return 141
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("tracekit")

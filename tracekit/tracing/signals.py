@@ -1,0 +1,144 @@
+"""The three signals of a process: providers with their processors, exporters and propagators.
+
+The providers are the delegating ones; where the application set an SDK provider before, that one is
+joined: it gets our processors, which are switched off when this is undone.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opentelemetry import _logs, metrics, propagate, trace
+from opentelemetry._logs import NoOpLoggerProvider
+from opentelemetry.metrics import NoOpMeterProvider, Observation
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider, sampling
+from opentelemetry.trace import NoOpTracerProvider
+
+from tracekit import semconv
+from tracekit.guard import dropped, shielded
+from tracekit.tracing.processors import FlowProcessor, ShieldedProcessor, ShieldedSampler, watch_forks
+from tracekit.tracing.propagator import DEFAULT_NAMES, composite
+from tracekit.tracing.providers import Providers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from opentelemetry.metrics import CallbackOptions
+    from opentelemetry.sdk._logs import LogRecordProcessor
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.trace import SpanProcessor
+
+_SHUTDOWN_MS = 5_000
+
+
+@dataclass(slots=True)
+class Outputs:
+    """Where telemetry goes, one list a signal."""
+
+    spans: list[SpanProcessor] = field(default_factory=list)
+    metrics: list[MetricReader] = field(default_factory=list)
+    logs: list[LogRecordProcessor] = field(default_factory=list)
+
+
+class Signals:
+    """Traces, metrics and logs set up for one service, until `undo`.
+
+    `propagators` are those of OTEL_PROPAGATORS; ours is added. `joined` names the signals whose
+    provider is the application's.
+    """
+
+    def __init__(self, service: str, propagators: Sequence[str], outputs: Outputs) -> None:
+        self.joined: list[str] = []
+        self._undo: list[Callable[[], object]] = []
+        self._flush: list[Callable[[int], bool]] = []
+        self._propagate(service, propagators or DEFAULT_NAMES)
+        watch_forks()
+        providers = Providers()
+        resource = Resource.create({semconv.SERVICE_NAME: service})
+        self._set_up_traces(providers, service, resource, outputs.spans)
+        self._set_up_metrics(providers, resource, outputs.metrics)
+        self._set_up_logs(providers, resource, outputs.logs)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Hand everything to the exporters; whether they took it."""
+        milliseconds = max(1, int(timeout_s * 1000))
+        taken = [flush(milliseconds) for flush in self._flush]  # each, whatever another one says
+        return all(taken)
+
+    def undo(self) -> None:
+        """Take everything back, the last first."""
+        while self._undo:
+            with shielded("undoing the providers"):
+                self._undo.pop()()
+
+    def _propagate(self, service: str, names: Sequence[str]) -> None:
+        before = propagate.get_global_textmap()
+        if "none" not in names and "tracekit" not in names:
+            names = (*names, "tracekit")
+        propagate.set_global_textmap(composite(service, names))
+        self._undo.append(lambda: propagate.set_global_textmap(before))
+
+    def _set_up_traces(
+        self, providers: Providers, service: str, resource: Resource, processors: Iterable[SpanProcessor]
+    ) -> None:
+        target = trace.get_tracer_provider()
+        if providers.owns_traces:
+            sampler = ShieldedSampler(sampling._get_from_env_or_default())  # noqa: SLF001 - the standard variables' own reader
+            target = TracerProvider(sampler, resource, shutdown_on_exit=False)
+            providers.traces.target = target
+            self._undo.append(lambda: setattr(providers.traces, "target", NoOpTracerProvider()))
+        else:
+            self.joined.append("traces")
+            if not isinstance(target, TracerProvider):
+                return  # somebody's own: it takes no processors, and makes the spans as it likes
+        for processor in (FlowProcessor(service), *map(ShieldedProcessor, processors)):
+            target.add_span_processor(processor)
+            self._undo.append(processor.shutdown)
+            self._flush.append(processor.force_flush)
+
+    def _set_up_metrics(
+        self, providers: Providers, resource: Resource, readers: Iterable[MetricReader]
+    ) -> None:
+        target = metrics.get_meter_provider()
+        if providers.owns_metrics:
+            target = MeterProvider(list(readers), resource, shutdown_on_exit=False)
+            providers.metrics.target = target
+            self._undo.append(lambda: setattr(providers.metrics, "target", NoOpMeterProvider()))
+            self._undo.append(lambda: target.shutdown(_SHUTDOWN_MS))
+            self._flush.append(target.force_flush)
+        else:
+            self.joined.append("metrics")
+            if isinstance(target, MeterProvider):
+                for reader in readers:
+                    target.add_metric_reader(reader)
+                    self._undo.append(functools.partial(target.remove_metric_reader, reader))
+                    self._flush.append(functools.partial(reader.force_flush))
+        metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_observable_counter(
+            semconv.DROPPED, [_observed_drops], "{item}", "What tracekit left out, by reason."
+        )
+
+    def _set_up_logs(
+        self, providers: Providers, resource: Resource, processors: Iterable[LogRecordProcessor]
+    ) -> None:
+        target = _logs.get_logger_provider()
+        if providers.owns_logs:
+            target = LoggerProvider(resource, shutdown_on_exit=False)
+            providers.logs.target = target
+            self._undo.append(lambda: setattr(providers.logs, "target", NoOpLoggerProvider()))
+        else:
+            self.joined.append("logs")
+            if not isinstance(target, LoggerProvider):
+                return
+        for processor in processors:
+            target.add_log_record_processor(processor)
+            self._undo.append(processor.shutdown)
+            self._flush.append(processor.force_flush)
+
+
+def _observed_drops(_: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(number, {semconv.DROP_REASON: reason}) for reason, number in dropped().items()]
