@@ -19,10 +19,12 @@ import importlib.util
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NoReturn, TypedDict
@@ -34,6 +36,7 @@ API_VERSION: Final = (2, 3)
 CURE: Final = "pip install 'tracekit[demo]', or name a Kafka of your own (tracekit demo --kafka HOST:PORT)"
 _MOCK_PARTITIONS: Final = 4
 _ERROR_SIZE: Final = 512
+_NUDGE_S: Final = 0.02
 
 
 class BrokerError(RuntimeError):
@@ -140,17 +143,43 @@ def mock_cluster(topics: Sequence[str], partitions: int) -> Iterator[str]:
         cluster = library.rd_kafka_mock_cluster_new(handle, 1)
         if not cluster:
             raise BrokerError(f"librdkafka's mock cluster cannot listen on loopback; {CURE}")
+        address = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
         try:
-            # A group of one need not wait for others: its first message comes after 0.1 s, not 3 s.
-            library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
-            for topic in topics:
-                if code := library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1):
-                    raise BrokerError(f"librdkafka refuses the topic {topic!r} (error {code})")
-            yield library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+            with _kept_awake(address):
+                # A group of one need not wait for others: its first message comes after 0.1 s, not 3 s.
+                library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
+                for topic in topics:
+                    if code := library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1):
+                        raise BrokerError(f"librdkafka refuses the topic {topic!r} (error {code})")
+            yield address
         finally:
-            library.rd_kafka_mock_cluster_destroy(cluster)
+            with _kept_awake(address):
+                library.rd_kafka_mock_cluster_destroy(cluster)
     finally:
         library.rd_kafka_destroy(handle)
+
+
+@contextmanager
+def _kept_awake(address: str) -> Iterator[None]:
+    """What is asked of the mock is done by its own thread, which at times misses that it was asked.
+
+    It then looks after a second; a connection makes it look at once (a start took 0.1 s, or 1.1, or 2.2).
+    """
+    host, _, port = address.rpartition(":")
+    done = threading.Event()
+
+    def connect() -> None:
+        while not done.wait(_NUDGE_S):
+            with suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=_NUDGE_S).close()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _librdkafka() -> ctypes.CDLL:
@@ -212,7 +241,7 @@ def main() -> int:
     return 0
 
 
-def _stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001 (the signature of a signal handler)
+def _stop(number: int, frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
