@@ -1,0 +1,159 @@
+"""What the demo expects of a flow, and how long it watches: spans in, a verdict out."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from tracekit_demo.expected import EXPECTED, Edge, missing, seen, surplus
+from tracekit_demo.scenarios import ENDINGS, MODES, Scenario, stream
+from tracekit_demo.watch import Watch
+
+from tracekit.collector.memory import MemoryStore
+from tracekit.flow import build_flow
+from tracekit.model import Kind, Service, Span
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+MS = 1_000_000
+
+CHARGE = Edge("orders POST /orders", "call", "payment POST /charge")
+RESERVE = Edge("orders POST /orders", "call", "inventory POST /reserve")
+
+
+def span(
+    number: int, service: str, name: str, kind: Kind, parent: int | None = None, *, end_ms: int | None = None
+) -> Span:
+    return Span(
+        trace_id=TRACE,
+        span_id=f"{number:016x}",
+        parent_id=None if parent is None else f"{parent:016x}",
+        name=name,
+        kind=kind,
+        start_ns=number * MS,
+        end_ns=(100 - number if end_ms is None else end_ms) * MS,
+        service=Service(service),
+    )
+
+
+ENTRY = span(1, "orders", "POST /orders", Kind.SERVER)
+CALL = span(2, "orders", "POST", Kind.CLIENT, 1)
+CHARGED = span(3, "payment", "POST /charge", Kind.SERVER, 2)
+
+
+def sent(topic: str) -> Span:
+    return Span(
+        trace_id=TRACE,
+        span_id=f"{4:016x}",
+        parent_id=f"{1:016x}",
+        name=f"send {topic}",
+        kind=Kind.PRODUCER,
+        start_ns=4 * MS,
+        end_ns=9 * MS,
+        service=Service("orders"),
+        attributes={
+            "messaging.system": "kafka",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": topic,
+        },
+    )
+
+
+def consumed(topic: str, service: str) -> Span:
+    return Span(
+        trace_id=TRACE,
+        span_id=f"{5:016x}",
+        parent_id=f"{4:016x}",
+        name=f"process {topic}",
+        kind=Kind.CONSUMER,
+        start_ns=50 * MS,
+        end_ns=60 * MS,
+        parent_is_remote=True,
+        service=Service(service),
+        attributes={
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": topic,
+        },
+    )
+
+
+def test_every_kind_of_order_has_its_list_of_edges() -> None:
+    assert set(EXPECTED) == {(mode, ending) for mode in MODES for ending in ENDINGS}
+
+
+def test_an_edge_goes_from_the_operation_that_called_to_the_one_that_answered() -> None:
+    assert seen(build_flow([ENTRY, CALL, CHARGED])) == {CHARGE: 1}
+
+
+def test_an_edge_goes_from_the_operation_that_published_to_the_one_that_consumed() -> None:
+    flow = build_flow([ENTRY, sent("order.created"), consumed("order.created", "payment")])
+
+    assert seen(flow) == {
+        Edge("orders POST /orders", "order.created", "payment process order.created"): 1,
+    }
+
+
+def test_an_edge_that_is_not_there_is_named() -> None:
+    flow = build_flow([ENTRY, CALL, CHARGED])
+
+    assert missing(flow, Scenario("sync", "declined")) == ()
+    assert RESERVE in missing(flow, Scenario("sync"))
+
+
+def test_an_edge_that_is_there_twice_is_named() -> None:
+    again = [span(12, "orders", "POST", Kind.CLIENT, 1), span(13, "payment", "POST /charge", Kind.SERVER, 12)]
+
+    assert surplus(build_flow([ENTRY, CALL, CHARGED, *again]), Scenario("sync", "declined")) == (CHARGE,)
+
+
+def test_a_flow_is_done_once_its_edges_are_there() -> None:
+    store = MemoryStore()
+    watch = Watch(store)
+    watch.add(Scenario("sync", "declined"), TRACE, 402)
+    store.add_spans([ENTRY, CALL])
+    assert watch.next_done(0) is None
+
+    store.add_spans([CHARGED])
+    done = watch.next_done(5)
+
+    assert done is not None
+    assert done.faults == ()
+
+
+def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
+    store = MemoryStore()
+    store.add_spans([ENTRY, CALL])
+    watch = Watch(store, patience_s=0)
+    watch.add(Scenario("sync", "declined"), TRACE, 500)
+
+    done = watch.next_done(0)
+
+    assert done is not None
+    assert done.faults == ("the answer was 500, not 402", f"missing: {CHARGE}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending", "answer"),
+    [
+        ("sync", "accepted", 201),
+        ("sync", "declined", 402),
+        ("sync", "malformed", 422),
+        ("sync", "crashed", 500),
+        ("async", "accepted", 202),
+        ("async", "crashed", 202),
+        ("hybrid", "accepted", 202),
+        ("hybrid", "declined", 402),
+    ],
+)
+def test_the_caller_is_told_what_is_known_by_then(mode: str, ending: str, answer: int) -> None:
+    found = {(s.mode, s.ending): s.answer for s in (Scenario(m, e) for m in MODES for e in ENDINGS)}
+
+    assert found[mode, ending] == answer  # type: ignore[index]  # the table's text is one of the literals
+
+
+def test_the_stream_begins_with_each_mode_and_has_all_endings() -> None:
+    orders = stream(Random(1))
+    first = [next(orders) for _ in range(200)]
+
+    assert [order.mode for order in first[:3]] == list(MODES)
+    assert {order.ending for order in first} == set(ENDINGS)
