@@ -7,6 +7,7 @@ stays inside theirs and only passes on.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -78,7 +79,18 @@ class Patches:
         def call(*args: Any, **kwargs: Any) -> Any:
             return (ours if self._active else original)(*args, **kwargs)
 
+        if inspect.iscoroutinefunction(original):
+            # Servers ask an application what it is before they call it (uvicorn does). A coroutine
+            # function in its place would take any arguments: uvicorn tries it out without any.
+            _mark_coroutine_function(call)
         return call
+
+
+def _mark_coroutine_function(function: Function) -> None:
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:
+        vars(function)["_is_coroutine"] = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001 - what 3.12 has a function for
 
 
 def _restore(owner: object, name: str, ours: object, before: object) -> None:

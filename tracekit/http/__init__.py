@@ -1,0 +1,65 @@
+"""HTTP, owned once: FastAPI as server, httpx and requests as clients.
+
+The spans and the metrics are those of OpenTelemetry's own instrumentors, with the stable names. Ours
+is what they leave open: one SERVER span whatever else is switched on, where flows end, and trust.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tracekit.http import clients, server
+from tracekit.patching import Integration
+from tracekit.tracing.trust import TRUST_ALL, Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["INTEGRATIONS", "Trust", "integrations"]
+
+
+def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL) -> Sequence[Integration]:
+    """How HTTP is instrumented, for this service, and with this trust in routes and hosts.
+
+    Raises ValueError for a trust that cannot be meant.
+    """
+    whom = trust if isinstance(trust, Trust) else Trust.of(trust)
+    return (
+        Integration(
+            "fastapi",
+            "fastapi",
+            "" if _fastapi_traces_itself() else server.CONTRIB,
+            "fastapi",
+            functools.partial(server.install, service=service, trust=whom),
+        ),
+        Integration(
+            "httpx",
+            "httpx",
+            "opentelemetry.instrumentation.httpx",
+            "httpx",
+            functools.partial(clients.install_httpx, trust=whom),
+        ),
+        Integration(
+            "requests",
+            "requests",
+            "opentelemetry.instrumentation.requests",
+            "requests",
+            functools.partial(clients.install_requests, trust=whom),
+        ),
+    )
+
+
+def _fastapi_traces_itself() -> bool:
+    """Whether this FastAPI (0.165 or newer) can own its SERVER span where contrib cannot be had.
+
+    Looked up without importing it: an application that does not use it must not load it.
+    """
+    spec = find_spec("fastapi")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    return any((Path(place) / "telemetry").is_dir() for place in places)
+
+
+INTEGRATIONS: Final = integrations()

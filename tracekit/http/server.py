@@ -1,0 +1,199 @@
+"""FastAPI as server: one SERVER span a request, whoever else traces it, and the end of a flow.
+
+contrib's instrumentation owns the span and FastAPI's own telemetry stands down for it, as it does by
+itself where it finds contrib's middleware in an application's stack. So that middleware is put there
+when an application is first called, whenever it was made; one that has it already is left as it is.
+Where contrib cannot be had, FastAPI's own stays the owner.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
+
+from tracekit import semconv
+from tracekit.context import Checkpoint, with_checkpoint
+from tracekit.guard import shielded
+from tracekit.http import background
+from tracekit.http.names import sound_addresses, stable_names
+from tracekit.messaging.processing import sound
+from tracekit.tracing.propagator import Arrival, arriving
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from fastapi import FastAPI
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.trace import Span
+
+    from tracekit.http.applications import Applications
+    from tracekit.patching import Patches
+    from tracekit.tracing.trust import Trust
+
+    Scope = MutableMapping[str, Any]  # ASGI's: a mapping that servers fill
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    Application = Callable[[FastAPI, Scope, Receive, Send], Awaitable[None]]
+
+CONTRIB: Final = "opentelemetry.instrumentation.fastapi"
+
+_ARRIVAL: Final = "tracekit.arrival"  # in the scope of a request: an application around this one has it
+_NATIVE: Final = "fastapi.telemetry"  # in the scope of a request: FastAPI's own telemetry stands down
+_NS: Final = 1_000_000_000
+
+
+def install(patches: Patches, service: str, trust: Trust) -> None:
+    """Let every FastAPI application of this process be traced, those that exist already too."""
+    stable_names(patches)
+    applications = _contrib(patches)
+    duration = metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_histogram(
+        semconv.FLOW_DURATION,
+        semconv.SECONDS,
+        # To the letter as the messaging engine has it: for the SDK they are one instrument then.
+        "Time from a flow's beginning to a place where it may end.",
+        explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
+    )
+    served = _Served(service, trust, duration, applications)
+    background.install(patches)
+    patches.wrap("fastapi.applications:FastAPI.__call__", served.around)
+    if applications is not None:
+        patches.on_undo(applications.give_back)  # first of all: contrib wraps what we have wrapped
+
+
+def _contrib(patches: Patches) -> Applications | None:
+    try:
+        from tracekit.http.applications import Applications
+    except ImportError:
+        return None
+    sound_addresses(patches)
+    return Applications(_link_to_caller)
+
+
+def _link_to_caller(span: Span, scope: Scope) -> None:
+    with shielded("the link to a caller who is not trusted"):
+        arrival = scope.get(_ARRIVAL)
+        if isinstance(arrival, Arrival) and arrival.caller is not None:
+            span.add_link(arrival.caller)
+
+
+class _Request:
+    """A request while it is served: the context it starts in, and how it ended."""
+
+    __slots__ = ("arrival", "context", "failure", "status")
+
+    def __init__(self, arrival: Arrival | None, context: Context) -> None:
+        self.arrival = arrival
+        self.context = context
+        self.status = 0
+        self.failure: BaseException | None = None
+
+    def sending(self, send: Send) -> Send:
+        """The server's `send`, with the status read as it passes."""
+
+        async def send_on(message: Message) -> None:
+            if isinstance(message, dict) and message.get("type") == "http.response.start":
+                self.status = message.get("status", 0)
+            await send(message)
+
+        return send_on
+
+
+class _Served:
+    """What is done around every call of an application."""
+
+    def __init__(
+        self, service: str, trust: Trust, duration: Histogram, applications: Applications | None
+    ) -> None:
+        self._service = service
+        self._trust = trust
+        self._duration = duration
+        self._applications = applications
+
+    def around(self, original: Application) -> Application:
+        """The application's `__call__`, with ours before and after it."""
+
+        async def __call__(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: N807 - it is called by this name
+            request: _Request | None = None
+            with shielded("the start of a request"):
+                request = self._start(app, scope)
+            if request is None:
+                return await original(app, scope, receive, send)
+            token = otel.attach(request.context)
+            try:
+                return await original(app, scope, receive, request.sending(send))
+            except BaseException as error:
+                request.failure = error
+                raise
+            finally:
+                otel.detach(token)
+                with shielded("the end of a request"):
+                    self._end(request)
+
+        return __call__
+
+    def _start(self, app: FastAPI, scope: Scope) -> _Request | None:
+        """None where there is nothing to do around it: no request, or one that is served already."""
+        kind = scope["type"]
+        if _ARRIVAL in scope:  # mounted in an application that is traced
+            if self._applications is not None:
+                scope.setdefault(_NATIVE, None)
+            return None
+        if self._applications is not None:
+            self._applications.own(app)
+        if kind not in ("http", "websocket"):
+            return None
+        context = _clean(otel.get_current())
+        if trace.get_current_span(context) is not trace.INVALID_SPAN:
+            scope[_ARRIVAL] = None  # called from within the process: part of what calls it
+            return _Request(None, context)
+        checkpoint = Checkpoint() if kind == "http" else None
+        arrival = Arrival(checkpoint, trusted=self._is_trusted(app, scope))
+        scope[_ARRIVAL] = arrival
+        if checkpoint is not None:
+            context = with_checkpoint(checkpoint, context)
+        return _Request(arrival, arriving(arrival, context))
+
+    def _is_trusted(self, app: FastAPI, scope: Scope) -> bool:
+        if not self._trust.routes:
+            return True
+        path: str = scope["path"]
+        root = (app.root_path or scope.get("root_path", "")).rstrip("/")
+        return self._trust.takes(path) and self._trust.takes(path.removeprefix(root))
+
+    def _end(self, request: _Request) -> None:
+        """Record the flow's duration, where it began with this request and nothing was sent on."""
+        arrival = request.arrival
+        if arrival is None or arrival.checkpoint is None or arrival.pathway is None:
+            return
+        if arrival.brought_flow or arrival.checkpoint.sent:
+            return
+        labels = {
+            semconv.FLOW_END: "request",
+            semconv.FLOW_ORIGIN: self._service or arrival.pathway.origin,
+        }
+        if isinstance(request.failure, Exception):
+            labels[semconv.ERROR_TYPE] = type(request.failure).__name__
+        elif request.failure is not None:
+            return  # cancelled: neither done nor failed
+        elif request.status >= 500:
+            labels[semconv.ERROR_TYPE] = str(request.status)
+        seconds = max(0, time.time_ns() - arrival.pathway.origin_ns) / _NS
+        self._duration.record(seconds, labels)
+
+
+def _clean(context: Context) -> Context:
+    """The context that a request may start in: without a scope that leaked into the server's.
+
+    A span that has ended is never a parent; with it goes whatever else was left there.
+    """
+    context = sound(context)
+    span = trace.get_current_span(context)
+    if isinstance(span, ReadableSpan) and span.end_time is not None:
+        return Context()
+    return context
