@@ -154,7 +154,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
             signals = Signals(settings.service, settings.propagators, outputs or exporters(settings))
-            engine, known = _instrumentation(settings)
+            engine, known = _instrumentation(settings, signals)
             scope.install(engine)
             ready = [one for one in known if _is_ready(one)]
             for one in ready:
@@ -176,13 +176,15 @@ def is_configured() -> bool:
 # -- instrumentation --------------------------------------------------------------------------------
 
 
-def _instrumentation(settings: Settings) -> tuple[Engine, list[Integration]]:
+def _instrumentation(settings: Settings, signals: Signals) -> tuple[Engine, list[Integration]]:
     """The messaging engine, and everything that can be instrumented here, whether or not it is used."""
     transports: list[Transport] = [point.load()() for point in entry_points(group="tracekit.transports")]
     engine = Engine(
         transports,
         tracer=trace.get_tracer("tracekit", schema_url=semconv.SCHEMA_URL),
-        instruments=Instruments(metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL)),
+        instruments=Instruments(
+            metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL), signals.cells
+        ),
         service=settings.service,
         parent=settings.parent,
         receive_spans=settings.receive_spans,

@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.processing import Process, ambient, outcome, record_flow_end, record_wait, sound
+from tracekit.messaging.processing import Process, ambient, outcome, sound
 from tracekit.pathway import NO_FLOW, Pathway
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tracekit.messaging.engine import Engine
     from tracekit.messaging.transport import Message, Transport
 
-_NS: Final = 1_000_000_000
 _BATCH: Final = otel.create_key("tracekit-batch-scope")
 
 
@@ -82,7 +81,7 @@ class Batch:
         context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, hub))
         self.context = otel.set_value(_BATCH, self, context)
         for arrived in self._arrived:
-            record_wait(engine, shape, arrived, self._start_ns, self.context)
+            engine.waited(shape, arrived, self._start_ns, self.span.get_span_context())
 
     def message(self, record: object) -> Process:
         """The processing of one message of the batch: a child span in that message's own flow."""
@@ -95,16 +94,14 @@ class Batch:
             return
         self.ended = True
         end_ns = time.time_ns()
-        labels = self._shape.labels
-        if error is not None:
-            labels = outcome(self.span, error, labels)
+        failure = outcome(self.span, error) if error is not None else ""
         self.span.end(end_ns)
-        seconds = max(0, end_ns - self._start_ns) / _NS
-        self._engine.instruments.process_duration.record(seconds, labels, self.context)
+        here = self.span.get_span_context()
+        self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
             for arrived in self._arrived:
                 if arrived.pathway is not None:
-                    record_flow_end(self._engine, arrived.pathway, end_ns, labels, self.context)
+                    self._engine.flow_ended(arrived.pathway, end_ns, here, failure)
 
     def enter(self) -> None:
         """Make its context current."""

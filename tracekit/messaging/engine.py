@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanContext, Tracer
 
-    from tracekit.messaging.metrics import Instruments
+    from tracekit.messaging.creation import Arrived
+    from tracekit.messaging.metrics import Count, Counts, Distribution, Distributions, Instruments
     from tracekit.messaging.transport import Call, Facts, Headers, Hook, Message, Source, Transport
     from tracekit.patching import Function, Patches, Wrapper
 
@@ -44,6 +45,7 @@ ParentRule: TypeAlias = Literal["auto", "message", "link"]
 """Whose child a process span is: the ambient span's, else the message's (`auto`); always the
 message's (`message`); nobody's, with a link (`link`)."""
 
+Attributes: TypeAlias = dict[str, str | int | bool]
 Turn: TypeAlias = Process | ContribTurn
 
 KINDS: Final[dict[Kind, SpanKind]] = {
@@ -55,15 +57,37 @@ _MAX_SHAPES: Final = 2_000
 _inside: ContextVar[object] = ContextVar("tracekit-inside", default=None)
 
 
-@dataclass(frozen=True, slots=True)
 class Shape:
-    """What all spans of one operation of one client on one destination share."""
+    """What all spans of one operation of one client on one destination share, and their metrics."""
 
-    name: str
-    kind: SpanKind
-    attributes: dict[str, str | int | bool]
-    labels: dict[str, str | int | bool]
-    """The attributes of its metrics."""
+    __slots__ = ("_counts", "_distributions", "attributes", "kind", "labels", "name")
+
+    def __init__(self, name: str, kind: SpanKind, attributes: Attributes, labels: Attributes) -> None:
+        self.name = name
+        self.kind = kind
+        self.attributes = attributes
+        self.labels = labels
+        """The attributes of its metrics."""
+        self._distributions: dict[tuple[Distributions, str], Distribution] = {}
+        self._counts: dict[tuple[Counts, str], Count] = {}
+
+    def record(
+        self, what: Distributions, seconds: float, span: SpanContext, label: str = "", value: str = ""
+    ) -> None:
+        """Record a duration, with one more attribute where it has a value."""
+        bound = self._distributions.get((what, value))
+        if bound is None:
+            labels = {**self.labels, label: value} if value else self.labels
+            bound = self._distributions[what, value] = what.bind(labels)
+        bound.record(seconds, span)
+
+    def count(self, what: Counts, number: int, error: str = "") -> None:
+        """Count messages, by the error where there was one."""
+        bound = self._counts.get((what, error))
+        if bound is None:
+            labels = {**self.labels, semconv.ERROR_TYPE: error} if error else self.labels
+            bound = self._counts[what, error] = what.bind(labels)
+        bound.add(number)
 
 
 @dataclass(slots=True)
@@ -107,6 +131,7 @@ class Engine:
         self._shapes: dict[tuple[str, str, str, int], Shape] = {}
         self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
         self._readers: dict[tuple[str, str], weakref.WeakSet[object]] = {}
+        self._flow_ends: dict[tuple[str, str], Distribution] = {}
         self._turns: weakref.WeakKeyDictionary[object, weakref.ref[ConsumerLoop]] = (
             weakref.WeakKeyDictionary()
         )
@@ -141,7 +166,7 @@ class Engine:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             facts = self._client(transport, client)
-            labels: dict[str, str | int | bool] = {
+            labels: Attributes = {
                 semconv.MESSAGING_SYSTEM: transport.system,
                 semconv.MESSAGING_OPERATION_NAME: name,
                 semconv.MESSAGING_OPERATION_TYPE: operation,
@@ -293,6 +318,35 @@ class Engine:
         if loop is not None:
             loop.leak()
 
+    # -- what processing measures --------------------------------------------------------------------
+
+    def waited(self, shape: Shape, arrived: Arrived, start_ns: int, span: SpanContext) -> None:
+        """The time in the queue. Never negative: the span keeps both clocks, so that skew shows."""
+        if arrived.published_ns is not None:
+            seconds = max(0, start_ns - arrived.published_ns) / _NS
+            label = semconv.WAIT_SOURCE
+            shape.record(self.instruments.queue_duration, seconds, span, label, arrived.source)
+
+    def processed(self, shape: Shape, took_ns: int, span: SpanContext, failure: str) -> None:
+        """How long the processing took."""
+        seconds = max(0, took_ns) / _NS
+        shape.record(self.instruments.process_duration, seconds, span, semconv.ERROR_TYPE, failure)
+
+    def flow_ended(self, pathway: Pathway, end_ns: int, span: SpanContext, failure: str) -> None:
+        """The flow's duration until here, where it may end: nothing was sent on."""
+        if not pathway.origin_ns or pathway.is_hub:
+            return
+        key = pathway.origin or self.service, failure
+        bound = self._flow_ends.get(key)
+        if bound is None:
+            labels: Attributes = {semconv.FLOW_END: "process", semconv.FLOW_ORIGIN: key[0]}
+            if failure:
+                labels[semconv.ERROR_TYPE] = failure
+            bound = self.instruments.flow_duration.bind(labels)
+            if len(self._flow_ends) < _MAX_SHAPES:  # origins come from headers
+                self._flow_ends[key] = bound
+        bound.record(max(0, end_ns - pathway.origin_ns) / _NS, span)
+
     # -- send and settle -----------------------------------------------------------------------------
 
     def _start_send(self, transport: Transport, hook: Hook, call: Call) -> _Sending | None:
@@ -371,18 +425,22 @@ class Engine:
             self._answered(sending, answer, error)
 
     def _answered(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
-        span, labels = sending.span, sending.shape.labels
+        span, shape = sending.span, sending.shape
         end_ns = time.time_ns()
+        failure = ""
         if error is not None:
-            labels = {**labels, semconv.ERROR_TYPE: type(error).__name__}
+            failure = type(error).__name__
             record_error(span, error)
         elif span.is_recording():
             span.set_attributes(sending.transport.answer(sending.call, answer))
         span.end(end_ns)
-        seconds = max(0, end_ns - sending.start_ns) / _NS
-        self.instruments.operation_duration.record(seconds, labels, sending.context)
-        if sending.shape.attributes[semconv.MESSAGING_OPERATION_TYPE] == "send":
-            self.instruments.sent_messages.add(1, labels, sending.context)
+        self._measure(shape, end_ns - sending.start_ns, span.get_span_context(), failure)
+        if shape.attributes[semconv.MESSAGING_OPERATION_TYPE] == "send":
+            shape.count(self.instruments.sent_messages, 1, failure)
+
+    def _measure(self, shape: Shape, took_ns: int, span: SpanContext, failure: str = "") -> None:
+        seconds = max(0, took_ns) / _NS
+        shape.record(self.instruments.operation_duration, seconds, span, semconv.ERROR_TYPE, failure)
 
     # -- receive -------------------------------------------------------------------------------------
 
@@ -399,11 +457,11 @@ class Engine:
         for destination, number in counts.items():
             self._readers.setdefault((transport.system, destination), weakref.WeakSet()).add(client)
             shape = self.shape(transport, client, "receive", hook.name, destination)
-            self.instruments.consumed_messages.add(number, shape.labels)
+            shape.count(self.instruments.consumed_messages, number)
         shape = self.shape(
             transport, client, "receive", hook.name, next(iter(counts)) if len(counts) == 1 else ""
         )
-        self.instruments.operation_duration.record((end_ns - start_ns) / _NS, shape.labels)
+        self._measure(shape, end_ns - start_ns, trace.get_current_span().get_span_context())
         if self._receive_spans:
             links = [arrived.link() for arrived in map(creation.read, messages) if arrived.is_known]
             attributes = {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
@@ -416,8 +474,8 @@ class Engine:
             return
         end_ns = time.time_ns()
         shape = self.shape(transport, client, "receive", hook.name, "")
-        labels = {**shape.labels, semconv.ERROR_TYPE: type(error).__name__}
-        self.instruments.operation_duration.record((end_ns - start_ns) / _NS, labels)
+        here = trace.get_current_span().get_span_context()
+        self._measure(shape, end_ns - start_ns, here, type(error).__name__)
         if self._receive_spans:
             span = self._receive_span(shape, shape.attributes, [], start_ns)
             record_error(span, error)

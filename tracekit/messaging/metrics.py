@@ -2,56 +2,132 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tracekit import semconv
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Meter
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.metrics import Counter, Histogram, Meter
+    from opentelemetry.trace import SpanContext
+
+    from tracekit.tracing.cells import Cells
+
+
+class Distribution(Protocol):
+    """A histogram under fixed attributes."""
+
+    def record(self, value: float, span: SpanContext) -> None: ...
+
+
+class Count(Protocol):
+    """A counter under fixed attributes."""
+
+    def add(self, number: int) -> None: ...
+
+
+class Distributions(Protocol):
+    """A histogram."""
+
+    def bind(self, labels: Mapping[str, str | int | bool]) -> Distribution: ...
+
+
+class Counts(Protocol):
+    """A counter."""
+
+    def bind(self, labels: Mapping[str, str | int | bool]) -> Count: ...
+
+
+class _Bound:
+    """An instrument of the application's own provider, under fixed attributes."""
+
+    __slots__ = ("_instrument", "_labels")
+
+    def __init__(self, instrument: Histogram | Counter, labels: Mapping[str, str | int | bool]) -> None:
+        self._instrument = instrument
+        self._labels = labels
+
+    def record(self, value: float, _: SpanContext) -> None:
+        self._instrument.record(value, self._labels)  # type: ignore[union-attr]  # only histograms are recorded
+
+    def add(self, number: int) -> None:
+        self._instrument.add(number, self._labels)  # type: ignore[union-attr]  # only counters are added to
+
+
+class _Theirs:
+    __slots__ = ("_instrument",)
+
+    def __init__(self, instrument: Histogram | Counter) -> None:
+        self._instrument = instrument
+
+    def bind(self, labels: Mapping[str, str | int | bool]) -> _Bound:
+        return _Bound(self._instrument, labels)
+
+
+_HISTOGRAMS: Final = {
+    "operation_duration": (
+        semconv.CLIENT_OPERATION_DURATION,
+        "Duration of messaging operation initiated by a producer or consumer client.",
+        semconv.DURATION_BUCKETS,
+    ),
+    "process_duration": (
+        semconv.PROCESS_DURATION,
+        "Duration of processing operation.",
+        semconv.DURATION_BUCKETS,
+    ),
+    "queue_duration": (
+        semconv.QUEUE_DURATION,
+        "Time from publishing a message to the start of its processing.",
+        semconv.QUEUE_BUCKETS,
+    ),
+    "flow_duration": (
+        semconv.FLOW_DURATION,
+        "Time from a flow's beginning to a place where it may end.",
+        semconv.QUEUE_BUCKETS,
+    ),
+}
+_COUNTERS: Final = {
+    "sent_messages": (semconv.SENT_MESSAGES, "Number of messages a producer attempted to send."),
+    "consumed_messages": (semconv.CONSUMED_MESSAGES, "Number of messages delivered to the application."),
+}
 
 
 class Instruments:
-    """What the engine records, in seconds and messages, whether or not a span is sampled."""
+    """What the engine records, in seconds and messages, whether or not a span is sampled.
 
-    __slots__ = (
-        "consumed_messages",
-        "flow_duration",
-        "operation_duration",
-        "process_duration",
-        "queue_duration",
-        "sent_messages",
+    In cells of ours where the meter provider is ours, else by the `meter` of the application's.
+    """
+
+    operation_duration: Distributions
+    process_duration: Distributions
+    queue_duration: Distributions
+    flow_duration: Distributions
+    sent_messages: Counts
+    consumed_messages: Counts
+
+    def __init__(self, meter: Meter, cells: Cells | None) -> None:
+        for name, (metric, description, buckets) in _HISTOGRAMS.items():
+            setattr(self, name, _histogram(meter, cells, metric, description, buckets))
+        for name, (metric, description) in _COUNTERS.items():
+            setattr(self, name, _counter(meter, cells, metric, description))
+
+
+def _histogram(
+    meter: Meter, cells: Cells | None, name: str, description: str, buckets: Sequence[float]
+) -> Distributions:
+    if cells is not None:
+        return cells.histogram(name, semconv.SECONDS, description, buckets)
+    # The boundaries are given here because the conventions' own helpers give none, and the SDK's
+    # default ones (0, 5, 10, 25, …) would put every call into one bucket.
+    return _Theirs(
+        meter.create_histogram(
+            name, semconv.SECONDS, description, explicit_bucket_boundaries_advisory=buckets
+        )
     )
 
-    def __init__(self, meter: Meter) -> None:
-        # The boundaries are given here because the conventions' own helpers give none, and the
-        # SDK's default ones (0, 5, 10, 25, …) would put every call into one bucket.
-        self.operation_duration = meter.create_histogram(
-            semconv.CLIENT_OPERATION_DURATION,
-            semconv.SECONDS,
-            "Duration of messaging operation initiated by a producer or consumer client.",
-            explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
-        )
-        self.process_duration = meter.create_histogram(
-            semconv.PROCESS_DURATION,
-            semconv.SECONDS,
-            "Duration of processing operation.",
-            explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
-        )
-        self.queue_duration = meter.create_histogram(
-            semconv.QUEUE_DURATION,
-            semconv.SECONDS,
-            "Time from publishing a message to the start of its processing.",
-            explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
-        )
-        self.flow_duration = meter.create_histogram(
-            semconv.FLOW_DURATION,
-            semconv.SECONDS,
-            "Time from a flow's beginning to a place where it may end.",
-            explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
-        )
-        self.sent_messages = meter.create_counter(
-            semconv.SENT_MESSAGES, semconv.MESSAGES, "Number of messages a producer attempted to send."
-        )
-        self.consumed_messages = meter.create_counter(
-            semconv.CONSUMED_MESSAGES, semconv.MESSAGES, "Number of messages delivered to the application."
-        )
+
+def _counter(meter: Meter, cells: Cells | None, name: str, description: str) -> Counts:
+    if cells is not None:
+        return cells.counter(name, semconv.MESSAGES, description)
+    return _Theirs(meter.create_counter(name, semconv.MESSAGES, description))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -13,7 +13,6 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Status, St
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.pathway import NO_FLOW, Pathway
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from tracekit.messaging.creation import Arrived
     from tracekit.messaging.engine import Engine, ParentRule, Shape
     from tracekit.messaging.transport import Message, Source
+    from tracekit.pathway import Pathway
 
 _SCOPE = otel.create_key("tracekit-process-scope")
-_NS: Final = 1_000_000_000
 
 
 class Process:
@@ -85,7 +84,7 @@ class Process:
         context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, context))
         self.context = otel.set_value(_SCOPE, self, context)
         if waited:  # in a batch, the batch has said it already
-            record_wait(engine, self._shape, arrived, self._start_ns, self.context)
+            engine.waited(self._shape, arrived, self._start_ns, self.span.get_span_context())
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The message is done, or failed with `error`, or (`leaked`) nobody said when it was done."""
@@ -93,19 +92,19 @@ class Process:
             return
         self.ended = True
         end_ns = time.time_ns()
-        labels = self._shape.labels
+        failure = ""
         if leaked:
             self.span.set_attribute(semconv.LEAKED, True)
         if error is not None:
-            labels = outcome(self.span, error, labels)
+            failure = outcome(self.span, error)
         self.span.end(end_ns)
         if leaked:  # its duration says nothing about the work
             return
-        seconds = max(0, end_ns - self._start_ns) / _NS
-        self._engine.instruments.process_duration.record(seconds, labels, self.context)
+        here = self.span.get_span_context()
+        self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
             origin = ours.pathway_of(self.context) or self._pathway
-            record_flow_end(self._engine, origin, end_ns, labels, self.context)
+            self._engine.flow_ended(origin, end_ns, here, failure)
 
     def enter(self) -> None:
         """Make its context current."""
@@ -186,43 +185,16 @@ def _attributes(
     return attributes
 
 
-def record_wait(engine: Engine, shape: Shape, arrived: Arrived, start_ns: int, context: Context) -> None:
-    """The time in the queue. Never negative: the span keeps both clocks, so that the skew shows."""
-    if arrived.published_ns is None:
-        return
-    seconds = max(0, start_ns - arrived.published_ns) / _NS
-    labels = {**shape.labels, semconv.WAIT_SOURCE: arrived.source}
-    engine.instruments.queue_duration.record(seconds, labels, context)
-
-
-def record_flow_end(
-    engine: Engine, pathway: Pathway, end_ns: int, labels: Mapping[str, str | int | bool], context: Context
-) -> None:
-    """The flow's duration until here, where it may end: nothing was sent on."""
-    if not pathway.origin_ns or pathway.flow_id == NO_FLOW:
-        return
-    own: dict[str, str | int | bool] = {
-        semconv.FLOW_END: "process",
-        semconv.FLOW_ORIGIN: pathway.origin or engine.service,
-    }
-    if semconv.ERROR_TYPE in labels:
-        own[semconv.ERROR_TYPE] = labels[semconv.ERROR_TYPE]
-    seconds = max(0, end_ns - pathway.origin_ns) / _NS
-    engine.instruments.flow_duration.record(seconds, own, context)
-
-
-def outcome(
-    span: Span, error: BaseException, labels: dict[str, str | int | bool]
-) -> dict[str, str | int | bool]:
-    """Tell the span how its work ended; the metric's labels, with the error's type on them.
+def outcome(span: Span, error: BaseException) -> str:
+    """Tell the span how its work ended; the error's type, "" where it was cancelled.
 
     What was cancelled is neither done nor failed: marked, and kept out of error rates.
     """
     if isinstance(error, Exception):
         record_error(span, error)
-        return {**labels, semconv.ERROR_TYPE: type(error).__name__}
+        return type(error).__name__
     span.set_attribute(semconv.CANCELLED, True)
-    return labels
+    return ""
 
 
 def record_error(span: Span, error: BaseException) -> None:

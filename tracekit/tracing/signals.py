@@ -7,6 +7,7 @@ joined: it gets our processors, which are switched off when this is undone.
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.metrics import NoOpMeterProvider, Observation
 from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider, sampling
@@ -21,6 +25,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from tracekit import semconv
 from tracekit.guard import dropped, shielded
+from tracekit.tracing.cells import Cells
 from tracekit.tracing.processors import FlowProcessor, ShieldedProcessor, ShieldedSampler, watch_forks
 from tracekit.tracing.propagator import DEFAULT_NAMES, composite
 from tracekit.tracing.providers import Providers
@@ -54,6 +59,8 @@ class Signals:
 
     def __init__(self, service: str, propagators: Sequence[str], outputs: Outputs) -> None:
         self.joined: list[str] = []
+        self.cells: Cells | None = None
+        """Where bound instruments add up; None where metrics are the application's provider's."""
         self._undo: list[Callable[[], object]] = []
         self._flush: list[Callable[[int], bool]] = []
         self._propagate(service, propagators or DEFAULT_NAMES)
@@ -106,7 +113,12 @@ class Signals:
     ) -> None:
         target = metrics.get_meter_provider()
         if providers.owns_metrics:
-            target = MeterProvider(list(readers), resource, shutdown_on_exit=False)
+            readers = list(readers)
+            target = MeterProvider(readers, resource, shutdown_on_exit=False)
+            if _has_buckets():
+                self.cells = Cells(resource)
+                for reader in readers:
+                    self.cells.join(reader)
             providers.metrics.target = target
             self._undo.append(lambda: setattr(providers.metrics, "target", NoOpMeterProvider()))
             self._undo.append(lambda: target.shutdown(_SHUTDOWN_MS))
@@ -138,6 +150,12 @@ class Signals:
             target.add_log_record_processor(processor)
             self._undo.append(processor.shutdown)
             self._flush.append(processor.force_flush)
+
+
+def _has_buckets() -> bool:
+    """Whether histograms are to have the conventions' boundaries: cells know no others."""
+    wanted = os.environ.get(OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION, "")
+    return wanted.strip().lower() in ("", "explicit_bucket_histogram")
 
 
 def _observed_drops(_: CallbackOptions) -> Iterable[Observation]:
