@@ -1,0 +1,36 @@
+"""OTLP: bytes in, records out, and back. Pure: no sockets, files, threads or clocks.
+
+Whatever the bytes, decoding gives `Decoded` or raises `OtlpError`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from tracekit.otlp.answers import (
+    INVALID_ARGUMENT,
+    PERMISSION_DENIED,
+    RESOURCE_EXHAUSTED,
+    encode_answer,
+    encode_status,
+)
+from tracekit.otlp.envelope import Decoded, Encoding, OtlpError, Signal
+from tracekit.otlp.logs import decode_logs, encode_logs
+from tracekit.otlp.metrics import decode_metrics, encode_metrics
+from tracekit.otlp.spans import decode_spans, encode_spans
+
+__all__ = [
+    "INVALID_ARGUMENT",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "Decoded",
+    "Encoding",
+    "OtlpError",
+    "Signal",
+    "decode_logs",
+    "decode_metrics",
+    "decode_spans",
+    "encode_answer",
+    "encode_logs",
+    "encode_metrics",
+    "encode_spans",
+    "encode_status",
+]

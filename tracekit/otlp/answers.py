@@ -1,0 +1,57 @@
+"""What a receiver answers: an export response, or an error as google.rpc.Status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # its stubs lack py.typed
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from tracekit.otlp.envelope import Decoded, Encoding, Signal
+
+# gRPC status codes of what must not be sent again as it is.
+INVALID_ARGUMENT: Final = 3
+PERMISSION_DENIED: Final = 7
+RESOURCE_EXHAUSTED: Final = 8
+
+
+def encode_answer(signal: Signal, decoded: Decoded[object], encoding: Encoding) -> bytes:
+    """The response to a request that was accepted, wholly or in part.
+
+    With nothing refused and nothing to say it is empty, as the OTLP specification wants it.
+    """
+    rejected, reason = decoded.rejected, decoded.reason
+    response: Message
+    if signal == "traces":
+        response = trace_service_pb2.ExportTraceServiceResponse()
+        if reason:
+            response.partial_success.rejected_spans = rejected
+            response.partial_success.error_message = reason
+    elif signal == "logs":
+        response = logs_service_pb2.ExportLogsServiceResponse()
+        if reason:
+            response.partial_success.rejected_log_records = rejected
+            response.partial_success.error_message = reason
+    else:
+        response = metrics_service_pb2.ExportMetricsServiceResponse()
+        if reason:
+            response.partial_success.rejected_data_points = rejected
+            response.partial_success.error_message = reason
+    return _encoded(response, encoding)
+
+
+def encode_status(code: int, message: str, encoding: Encoding) -> bytes:
+    """An error, with a gRPC status code, as the body of an HTTP response."""
+    return _encoded(Status(code=code, message=message), encoding)
+
+
+def _encoded(message: Message, encoding: Encoding) -> bytes:
+    if encoding == "protobuf":
+        return message.SerializeToString()
+    return json_format.MessageToJson(message, indent=None).encode()
