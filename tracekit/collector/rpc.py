@@ -1,0 +1,70 @@
+"""OTLP over gRPC: the three Export services, on bytes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+# Not `grpc.server`: other people's instrumentation puts a function that traces in its place.
+from grpc._server import create_server
+
+from tracekit.collector.intake import MAX_REQUEST_BYTES, take_in
+from tracekit.otlp import OtlpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracekit.collector.store import Store
+    from tracekit.otlp import Signal
+
+_SERVICES: Final[dict[str, Signal]] = {
+    "opentelemetry.proto.collector.trace.v1.TraceService": "traces",
+    "opentelemetry.proto.collector.logs.v1.LogsService": "logs",
+    "opentelemetry.proto.collector.metrics.v1.MetricsService": "metrics",
+}
+_THREADS: Final = 2
+_GRACE_S: Final = 1.0
+_IDENTITY_AND_GZIP: Final = 1 << 0 | 1 << 2
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
+    ("grpc.so_reuseport", 0),  # else two collectors share a port, and each sees half of a flow
+)
+
+
+class GrpcServer:
+    """A gRPC server on a port of its own; started when made."""
+
+    def __init__(self, store: Store, host: str, port: int) -> None:
+        """Raises RuntimeError where the port cannot be had; port 0 takes a free one."""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tracekit-collector-grpc")
+        self._server = create_server(self._threads, _handlers(store), (), _OPTIONS, None, None, False)
+        self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        self._server.start()
+
+    def stop(self) -> None:
+        """Finish what is under way, for a second at most, and give the port back."""
+        self._server.stop(_GRACE_S).wait()
+        self._threads.shutdown()
+
+
+def _handlers(store: Store) -> tuple[grpc.GenericRpcHandler, ...]:
+    return tuple(
+        grpc.method_handlers_generic_handler(
+            service, {"Export": grpc.unary_unary_rpc_method_handler(_export(store, signal))}
+        )
+        for service, signal in _SERVICES.items()
+    )
+
+
+def _export(store: Store, signal: Signal) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def export(body: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return take_in(store, signal, body, "protobuf")
+        except OtlpError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise  # abort has raised already
+
+    return export
