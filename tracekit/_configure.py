@@ -146,6 +146,7 @@ def configure(
 
 def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
     """Trace this process by these settings; `outputs` take the place of the exporters."""
+    web = http.integrations(settings.service, settings.trust)  # raises before anything is changed
     with _process.lock:
         if _process.handle is not None:
             _process.handle.undo()
@@ -154,8 +155,11 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
             signals = Signals(settings.service, settings.propagators, outputs or exporters(settings))
-            engine, known = _instrumentation(settings, signals)
+            engine, brokers = _messaging(settings, signals)
             scope.install(engine)
+            known = [
+                one for one in (*web, *brokers, *logs.integrations()) if one.name not in settings.without
+            ]
             ready = [one for one in known if _is_ready(one)]
             for one in ready:
                 _arm(one, patches)
@@ -176,8 +180,8 @@ def is_configured() -> bool:
 # -- instrumentation --------------------------------------------------------------------------------
 
 
-def _instrumentation(settings: Settings, signals: Signals) -> tuple[Engine, list[Integration]]:
-    """The messaging engine, and everything that can be instrumented here, whether or not it is used."""
+def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integration]]:
+    """The messaging engine, and the client libraries that it knows, whether or not they are used."""
     transports: list[Transport] = [point.load()() for point in entry_points(group="tracekit.transports")]
     engine = Engine(
         transports,
@@ -190,12 +194,10 @@ def _instrumentation(settings: Settings, signals: Signals) -> tuple[Engine, list
         receive_spans=settings.receive_spans,
         by_contrib=frozenset({"kafka"} if settings.kafka == "contrib" else ()),
     )
-    brokers = [
+    return engine, [
         Integration(one.package, one.package, "", one.extra, functools.partial(engine.install, one))
         for one in transports
     ]
-    known = [*http.integrations(settings.service, settings.trust), *brokers, *logs.integrations()]
-    return engine, [one for one in known if one.name not in settings.without]
 
 
 def _is_installed(module: str) -> bool:

@@ -6,6 +6,7 @@ so supervisors and resource trackers stay silent, and every worker is traced.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Final
 
@@ -17,11 +18,18 @@ def arm() -> None:
     """Configure tracekit once one of PACKAGES was imported."""
     from tracekit.patching import when_imported
 
+    begun: list[str] = []  # configuring imports some of PACKAGES itself
+
+    def begin(package: str) -> None:
+        if not begun:
+            begun.append(package)
+            _configure()
+
     for package in PACKAGES:
-        when_imported(package, _configure_once)
+        when_imported(package, functools.partial(begin, package))
 
 
-def _configure_once() -> None:
+def _configure() -> None:
     try:
         from tracekit._configure import configure, is_configured
 
