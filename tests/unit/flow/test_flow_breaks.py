@@ -7,7 +7,10 @@ from typing import get_args
 
 import pytest
 
-from tests.unit.flow.spans import (
+from tracekit.flow import Break, BreakReason, Knowledge, build_flow, build_flows
+from tracekit.flow.breaks import CURES
+from tracekit.model import Kind, Link, Service, Span
+from tracekit.testing.spans import (
     at,
     batch,
     called,
@@ -22,9 +25,6 @@ from tests.unit.flow.spans import (
     shop,
     span,
 )
-from tracekit.flow import Break, BreakReason, Knowledge, build_flow, build_flows
-from tracekit.flow.breaks import CURES
-from tracekit.model import Kind, Link, Service, Span
 
 OUTSIDE = "ab" * 8
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.flow.spans import (
+from tracekit.flow import MessageEdge, Wait, build_flow, build_flows
+from tracekit.model import Kind, Span
+from tracekit.testing.spans import (
     at,
     batch,
     called,
@@ -23,8 +25,6 @@ from tests.unit.flow.spans import (
     shop,
     span,
 )
-from tracekit.flow import MessageEdge, Wait, build_flow, build_flows
-from tracekit.model import Kind, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

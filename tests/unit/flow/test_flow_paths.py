@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.unit.flow.spans import MS, at, batch, called, processed, request, sent, shop, span
 from tracekit.flow import Path, build_flow
+from tracekit.testing.spans import MS, at, batch, called, processed, request, sent, shop, span
 
 
 def told(path: Path) -> list[tuple[str, str, float, float]]:

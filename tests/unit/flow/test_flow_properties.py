@@ -8,9 +8,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.flow.spans import batch, processed, request, sent, shop, span
 from tracekit.flow import Knowledge, build_flows, render, render_line
 from tracekit.model import Kind, Link, Service, Span, Status
+from tracekit.testing.spans import batch, processed, request, sent, shop, span
 
 TRACES = st.sampled_from(["a" * 32, "b" * 32, "0" * 16 + "a" * 16])
 IDS = st.sampled_from([f"{i:016x}" for i in range(8)])

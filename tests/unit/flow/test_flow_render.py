@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.flow.spans import at, batch, called, processed, request, sent, shop, span
 from tracekit.flow import build_flow, render, render_line
 from tracekit.flow.text import columns, duration, harmless, shortened
 from tracekit.model import Kind, Service, Span
+from tracekit.testing.spans import at, batch, called, processed, request, sent, shop, span
 
 DRAWING = """\
 POST /orders  202 in 84 ms · done in 2.63 s · waited 1.99 s in 3 queues · 1 error

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from tests.unit.flow.spans import at, batch, link, processed, sent
 from tracekit.flow import Wait, WaitSource, build_flow, build_flows
+from tracekit.testing.spans import at, batch, link, processed, sent
 
 if TYPE_CHECKING:
     from tracekit.model import Attributes, Link, Span

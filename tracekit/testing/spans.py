@@ -1,17 +1,29 @@
-"""Builders of spans as tracekit and others emit them. Times are milliseconds after the beginning."""
+"""Builders of spans as tracekit and others emit them, for tests that need spans and nothing else.
+
+Times are milliseconds after the beginning, and ids follow from what a span is, so that a test is the
+same in every run.
+
+    entry = request("POST /orders", 0, 84)
+    send = sent("orders", 10, 18, parent=entry)
+    late = processed(send, 1000, 1100, service="billing", published=15)
+
+    assert build_flow([entry, send, late]).waits[0].duration_ns == 985 * MS
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from tracekit import semconv
 from tracekit.model import NO_ATTRIBUTES, Attributes, Kind, Link, Service, Span, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BEGINNING = 1_700_000_000_000_000_000
-MS = 1_000_000
+BEGINNING: Final = 1_700_000_000_000_000_000
+"""Unix ns of what the builders count from: 14 November 2023."""
+MS: Final = 1_000_000
 
 
 def at(ms: float) -> int:
@@ -67,7 +79,7 @@ def link(to: Span, attributes: Attributes = NO_ATTRIBUTES) -> Link:
 
 def flow_of(of: Span) -> str:
     """The flow that a span says it belongs to, or that it begins."""
-    return str(of.attributes.get("tracekit.flow.id", of.trace_id))
+    return str(of.attributes.get(semconv.FLOW_ID, of.trace_id))
 
 
 def request(
@@ -82,9 +94,9 @@ def request(
     """A SERVER span of FastAPI."""
     method, _, route = name.partition(" ")
     attributes: Attributes = {
-        "http.request.method": method,
-        "http.response.status_code": status,
-        "http.route": route,
+        semconv.HTTP_REQUEST_METHOD: method,
+        semconv.HTTP_RESPONSE_STATUS_CODE: status,
+        semconv.HTTP_ROUTE: route,
     }
     return span(name, start, end, service=service, parent=parent, kind=Kind.SERVER, attributes=attributes)
 
@@ -93,9 +105,9 @@ def called(
     url: str, start: float, end: float, *, parent: Span, method: str = "POST", resend: int | None = None
 ) -> Span:
     """A CLIENT span of an HTTP client, which its instrumentation names by its method only."""
-    attributes: dict[str, str | int] = {"http.request.method": method, "url.full": url}
+    attributes: dict[str, str | int] = {semconv.HTTP_REQUEST_METHOD: method, semconv.URL_FULL: url}
     if resend is not None:
-        attributes["http.request.resend_count"] = resend
+        attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = resend
     service = parent.service.name
     return span(method, start, end, parent=parent, service=service, kind=Kind.CLIENT, attributes=attributes)
 
@@ -103,10 +115,10 @@ def called(
 def messaging(operation: str, destination: str, system: str = "kafka") -> dict[str, str | int]:
     """What every messaging span of tracekit says."""
     return {
-        "messaging.system": system,
-        "messaging.operation.type": operation,
-        "messaging.operation.name": operation,
-        "messaging.destination.name": destination,
+        semconv.MESSAGING_SYSTEM: system,
+        semconv.MESSAGING_OPERATION_TYPE: operation,
+        semconv.MESSAGING_OPERATION_NAME: operation,
+        semconv.MESSAGING_DESTINATION_NAME: destination,
     }
 
 
@@ -148,11 +160,11 @@ def processed(
     attributes: Attributes = NO_ATTRIBUTES,
 ) -> Span:
     """A process span of tracekit, for the message that this span sent; None: it brought no context."""
-    name = destination or str(message.attributes["messaging.destination.name"] if message else "orders")
+    name = destination or str(message.attributes[semconv.MESSAGING_DESTINATION_NAME] if message else "orders")
     times: dict[str, str | int] = {}
     if published is not None:
-        times["tracekit.messaging.published_at"] = at(published)
-        times["tracekit.messaging.published_at.source"] = source
+        times[semconv.PUBLISHED_AT] = at(published)
+        times[semconv.PUBLISHED_AT_SOURCE] = source
     return span(
         f"process {name}",
         start,
@@ -164,47 +176,70 @@ def processed(
         failed=failed,
         attributes={
             **messaging("process", name),
-            "messaging.consumer.group.name": service,
+            semconv.MESSAGING_CONSUMER_GROUP_NAME: service,
             **times,
             **attributes,
         },
     )
 
 
-def batch(messages: Sequence[Span], start: float = 100, end: float = 150) -> Span:
+def batch(
+    messages: Sequence[Span],
+    start: float = 100,
+    end: float = 150,
+    *,
+    destination: str = "orders",
+    service: str = "billing",
+) -> Span:
     """A hub: one process span for several messages, each link with the flow of its message."""
     return span(
-        "process orders",
+        f"process {destination}",
         start,
         end,
-        service="billing",
+        service=service,
         kind=Kind.CONSUMER,
-        links=[link(message, {"tracekit.flow.id": flow_of(message)}) for message in messages],
-        attributes={**messaging("process", "orders"), "messaging.batch.message_count": len(messages)},
+        links=[link(message, {semconv.FLOW_ID: flow_of(message)}) for message in messages],
+        attributes={
+            **messaging("process", destination),
+            semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages),
+        },
     )
 
 
-def pulled(messages: Sequence[Span], start: float, end: float, *, service: str = "notification") -> Span:
+def pulled(
+    messages: Sequence[Span],
+    start: float,
+    end: float,
+    *,
+    destination: str = "orders",
+    service: str = "notification",
+) -> Span:
     """A receive span of tracekit: opt-in, begun before the messages were there."""
     links = [link(message) for message in messages]
-    attributes = messaging("receive", "orders")
+    attributes = messaging("receive", destination)
     return span(
-        "poll orders", start, end, service=service, kind=Kind.CLIENT, links=links, attributes=attributes
+        f"poll {destination}",
+        start,
+        end,
+        service=service,
+        kind=Kind.CLIENT,
+        links=links,
+        attributes=attributes,
     )
 
 
-OLD_KAFKA: Attributes = {"messaging.system": "kafka", "messaging.kafka.partition": 2}
+OLD_KAFKA: Final[Attributes] = {semconv.MESSAGING_SYSTEM: "kafka", semconv.OLD_MESSAGING_KAFKA_PARTITION: 2}
 
 
 def contrib_sent(topic: str, start: float, end: float, *, parent: Span | None = None) -> Span:
     """As opentelemetry-instrumentation-kafka-python names it, with its old attributes."""
-    attributes: Attributes = {**OLD_KAFKA, "messaging.destination": topic}
+    attributes: Attributes = {**OLD_KAFKA, semconv.OLD_MESSAGING_DESTINATION: topic}
     return span(f"{topic} send", start, end, parent=parent, kind=Kind.PRODUCER, attributes=attributes)
 
 
 def contrib_received(topic: str, start: float, end: float, *, parent: Span, service: str = "stock") -> Span:
     """The consumer's side of the same: over before the message is processed."""
-    attributes: Attributes = {**OLD_KAFKA, "messaging.destination": topic}
+    attributes: Attributes = {**OLD_KAFKA, semconv.OLD_MESSAGING_DESTINATION: topic}
     return span(
         f"{topic} receive",
         start,
@@ -218,7 +253,7 @@ def contrib_received(topic: str, start: float, end: float, *, parent: Span, serv
 
 def shop() -> list[Span]:
     """The flow of the drawing in the design: a request that answers 202 while messages go on."""
-    rabbit = {"messaging.system": "rabbitmq"}
+    rabbit: Attributes = {semconv.MESSAGING_SYSTEM: "rabbitmq"}
     entry = request()
     pay = called("http://10.0.0.7:8001/charge", 9, 52, parent=entry)
     charge = request("POST /charge", 12, 50, service="payment", parent=pay, status=200)

@@ -1,0 +1,1 @@
+"""Transports: one file a client library, each found by its entry point."""
