@@ -11,8 +11,10 @@ import runpy
 import signal
 import sys
 import threading
+import time
+from typing import Final
 
-import uvicorn
+_END_S: Final = 10.0
 
 
 def main(name: str, descriptor: int | None) -> None:
@@ -22,6 +24,8 @@ def main(name: str, descriptor: int | None) -> None:
     if descriptor is None:
         runpy.run_module(module, run_name="__main__")
     else:
+        import uvicorn  # only those that serve need it
+
         uvicorn.run(f"{module}:app", fd=descriptor, log_level="warning", timeout_graceful_shutdown=3)
 
 
@@ -29,6 +33,8 @@ def _end_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_END_S)  # nobody is left who would kill it
+    os._exit(1)
 
 
 if __name__ == "__main__":

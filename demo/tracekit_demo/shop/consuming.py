@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tracekit_demo.shop.events import Event
 
 _IDLE_MS: Final = 200
+_CLOSE_MS: Final = 2000  # to commit and to leave the group; without a broker it would try for 30 s
 
 log = structlog.get_logger()
 
@@ -79,7 +80,7 @@ class Worker:
                 for message in self._consumer:
                     self._handle(message)
         finally:
-            self._consumer.close()
+            self._consumer.close(timeout_ms=_CLOSE_MS)
 
     def _handle(self, message: Any) -> None:
         try:
@@ -111,4 +112,4 @@ def program(group: str, *topics: str) -> Iterator[KafkaConsumer]:
     try:
         yield _subscribed(consumer, topics, _Ready(os.environ.get("READY_FILE", f"{group}.ready")))
     finally:
-        consumer.close()
+        consumer.close(timeout_ms=_CLOSE_MS)
