@@ -51,9 +51,16 @@ class Pathway:
         """The pathway after one more step of the route, e.g. `send kafka orders`."""
         return replace(self, hash=_advance(self.hash, service, step))
 
-    def leaving(self, now_ns: int) -> Pathway:
-        """The pathway as it is written on what is sent now."""
-        return replace(self, edge_ns=now_ns, hop=self.hop + 1)
+    def leaving(self, service: str, step: str, now_ns: int) -> Pathway:
+        """The pathway as it is written on what this service sends now, one step further."""
+        return Pathway(
+            self.flow_id,
+            _advance(self.hash, service, step),
+            self.origin_ns or now_ns,
+            now_ns,
+            self.hop + 1,
+            self.origin or service,
+        )
 
 
 def write(pathway: Pathway) -> str:

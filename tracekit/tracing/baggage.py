@@ -27,7 +27,7 @@ from tracekit.tracing.carrier import values_of
 from tracekit.tracing.trust import gives_little
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BAGGAGE: Final = "baggage"
 
@@ -55,17 +55,8 @@ class BaggagePropagator(TextMapPropagator):
         values = values_of(carrier, BAGGAGE, getter)
         if not values:
             return context
-        bad = 0
-        for entry in _within_limits(values):
-            if not entry.strip(" \t"):
-                continue
-            pair = _pair(entry)
-            if pair is None:
-                bad += 1
-                continue
-            context = baggage.set_baggage(*pair, context)
-        if bad:
-            count_drop("invalid_baggage", "baggage entries", bad)
+        for name, value in entries_of(values).items():
+            context = baggage.set_baggage(name, value, context)
         return context
 
     def inject(
@@ -79,21 +70,44 @@ class BaggagePropagator(TextMapPropagator):
             entries = baggage.get_all(context)
             if not entries or gives_little(context):
                 return
-            written: list[str] = []
-            room = _LENGTH + 1
-            for key, value in entries.items():
-                entry = _entry(key, value)
-                if entry is not None and len(entry) < room and len(written) < _PAIRS:
-                    room -= len(entry) + 1
-                    written.append(entry)
-            if len(written) < len(entries):
-                count_drop("invalid_baggage", "baggage to be sent", len(entries) - len(written))
+            written = text_of(entries)
             if written:
-                setter.set(carrier, BAGGAGE, ",".join(written))
+                setter.set(carrier, BAGGAGE, written)
 
     @property
     def fields(self) -> set[str]:
         return {BAGGAGE}
+
+
+def entries_of(values: Sequence[str | None]) -> dict[str, str]:
+    """The entries that these headers have together, within the limits; bad ones are left out, counted."""
+    found: dict[str, str] = {}
+    bad = 0
+    for entry in _within_limits(values):
+        if not entry.strip(" \t"):
+            continue
+        pair = _pair(entry)
+        if pair is None:
+            bad += 1
+        else:
+            found[pair[0]] = pair[1]
+    if bad:
+        count_drop("invalid_baggage", "baggage entries", bad)
+    return found
+
+
+def text_of(entries: Mapping[str, object]) -> str:
+    """The header's value for these entries, as far as the limits reach; what does not is counted."""
+    written: list[str] = []
+    room = _LENGTH + 1
+    for key, value in entries.items():
+        entry = _entry(key, value)
+        if entry is not None and len(entry) < room and len(written) < _PAIRS:
+            room -= len(entry) + 1
+            written.append(entry)
+    if len(written) < len(entries):
+        count_drop("invalid_baggage", "baggage to be sent", len(entries) - len(written))
+    return ",".join(written)
 
 
 def _within_limits(values: Sequence[str | None]) -> list[str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from opentelemetry import baggage, trace
 from opentelemetry import context as otel
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import (
@@ -29,13 +29,21 @@ from tracekit import context as ours
 from tracekit.guard import count_drop, shielded
 from tracekit.pathway import HEADER, Pathway, parse, write
 from tracekit.semconv import SERVICE_NAME
-from tracekit.tracing.baggage import BaggagePropagator
+from tracekit.tracing.baggage import BAGGAGE, BaggagePropagator, entries_of, text_of
 from tracekit.tracing.carrier import values_of
 from tracekit.tracing.trust import gives_little
-from tracekit.tracing.w3c import TRACEPARENT, TraceContextPropagator
+from tracekit.tracing.w3c import (
+    TRACEPARENT,
+    TRACESTATE,
+    TraceContextPropagator,
+    parent_of,
+    parent_text,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.trace import SpanContext
 
 _ARRIVAL: Final = otel.create_key("tracekit-arrival")
 DEFAULT_NAMES: Final = ("tracecontext", "baggage", "tracekit")
@@ -111,17 +119,11 @@ class FlowPropagator(TextMapPropagator):
             pathway = ours.pathway_of(context)
             if pathway is None or not pathway.flow_id or gives_little(context):
                 return
-            now = time.time_ns()
-            # One record instead of advanced(), leaving() and replace(): this runs for every send.
-            leaving = Pathway(
-                pathway.flow_id,
-                pathway.advanced(self._service, ours.step_of(context)).hash,
-                pathway.origin_ns or now,
-                now,
-                pathway.hop + 1,
-                pathway.origin or self._service,
-            )
-            setter.set(carrier, HEADER, write(leaving))
+            setter.set(carrier, HEADER, self.text(pathway, ours.step_of(context)))
+
+    def text(self, pathway: Pathway, step: str) -> str:
+        """The header's value for what is sent now from here; `step` names it in the route."""
+        return write(pathway.leaving(self._service, step, time.time_ns()))
 
     @property
     def fields(self) -> set[str]:
@@ -145,6 +147,57 @@ class FlowPropagator(TextMapPropagator):
         return Pathway("", origin_ns=time.time_ns(), origin=self._service)
 
 
+class OurPropagators(CompositePropagator):
+    """Trace context, baggage and flow, all ours: messages take a shorter way through them.
+
+    A message's headers are a mapping of text already, and what they bring is wanted apart, so there
+    is no need for carriers, getters and a context for each step: that costs three times as much.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._flow = FlowPropagator(service)
+        super().__init__([TraceContextPropagator(), BaggagePropagator(), self._flow])
+
+    @staticmethod
+    def brought(headers: Mapping[str, str]) -> Brought:
+        """What a message's headers bring."""
+        span: SpanContext | None = None
+        if TRACEPARENT in headers:
+            state = headers.get(TRACESTATE)
+            span = parent_of(headers[TRACEPARENT], () if state is None else (state,))
+        pathway = None
+        if HEADER in headers:
+            pathway = parse(headers[HEADER])
+            if pathway is None:
+                count_drop("invalid_flow_header", "a tracekit-flow header")
+        entries = entries_of((headers[BAGGAGE],)) if BAGGAGE in headers else {}
+        return Brought(span, pathway, entries)
+
+    def headers(
+        self, span: SpanContext, pathway: Pathway | None, step: str, context: Context
+    ) -> dict[str, str]:
+        """The headers of a message that this span sends from this context."""
+        headers: dict[str, str] = {}
+        if span.is_valid:
+            headers[TRACEPARENT] = parent_text(span)
+            if span.trace_state:
+                headers[TRACESTATE] = span.trace_state.to_header()
+        entries = baggage.get_all(context)
+        if entries and (text := text_of(entries)):
+            headers[BAGGAGE] = text
+        if pathway is not None and pathway.flow_id:
+            headers[HEADER] = self._flow.text(pathway, step)
+        return headers
+
+
+class Brought(NamedTuple):
+    """What headers bring: the span that sent them, its place in its flow, and baggage."""
+
+    span: SpanContext | None
+    pathway: Pathway | None
+    baggage: Mapping[str, object]
+
+
 def composite(service: str = "", names: Iterable[str] = DEFAULT_NAMES) -> TextMapPropagator:
     """The propagators of these names (those of OTEL_PROPAGATORS) as one, the flow header last.
 
@@ -154,6 +207,8 @@ def composite(service: str = "", names: Iterable[str] = DEFAULT_NAMES) -> TextMa
     wanted = list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
     if "none" in wanted:
         return CompositePropagator([])
+    if set(wanted) == set(DEFAULT_NAMES):
+        return OurPropagators(service)
     joined: list[TextMapPropagator] = [_named(name) for name in wanted if name != "tracekit"]
     if "tracekit" in wanted:
         joined.append(FlowPropagator(service))

@@ -146,24 +146,8 @@ class TraceContextPropagator(TextMapPropagator):
         values = values_of(carrier, TRACEPARENT, getter)
         if not values:
             return context
-        header = values[0]
-        match = _PARENT.fullmatch(header) if header is not None and len(values) == 1 else None
-        if match is None:
-            count_drop("invalid_context", "a traceparent header")
-            return context
-        version, trace_id, span_id, flags, more = match.groups()
-        if version == "ff" or (more and version == "00"):
-            count_drop("invalid_context", "a traceparent header")
-            return context
-        remote = trace.SpanContext(
-            int(trace_id, 16),
-            int(span_id, 16),
-            is_remote=True,
-            trace_flags=trace.TraceFlags(int(flags, 16) & _FLAGS),
-            trace_state=_state(carrier, getter),
-        )
-        if not remote.is_valid:
-            count_drop("invalid_context", "a traceparent header")
+        remote = parent_of(values[0] if len(values) == 1 else None, values_of(carrier, TRACESTATE, getter))
+        if remote is None:
             return context
         return trace.set_span_in_context(trace.NonRecordingSpan(remote), context)
 
@@ -178,11 +162,7 @@ class TraceContextPropagator(TextMapPropagator):
             span = trace.get_current_span(context).get_span_context()
             if not span.is_valid:
                 return
-            setter.set(
-                carrier,
-                TRACEPARENT,
-                f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & _FLAGS:02x}",
-            )
+            setter.set(carrier, TRACEPARENT, parent_text(span))
             if span.trace_state and not gives_little(context):
                 setter.set(carrier, TRACESTATE, span.trace_state.to_header())
 
@@ -191,11 +171,31 @@ class TraceContextPropagator(TextMapPropagator):
         return {TRACEPARENT, TRACESTATE}
 
 
-def _state(carrier: CarrierT, getter: Getter[CarrierT]) -> TraceState | None:
-    headers = values_of(carrier, TRACESTATE, getter)
-    if not headers:
-        return None
-    state = parse_state(headers)
-    if state is None:
-        count_drop("invalid_context", "a tracestate header")
-    return state
+def parent_of(header: str | None, states: Sequence[str | None]) -> trace.SpanContext | None:
+    """The caller's span that a `traceparent` tells, with its `tracestate`; None, counted, for none.
+
+    A state that breaks the grammar is left out, counted; the parent is kept.
+    """
+    match = _PARENT.fullmatch(header) if header is not None else None
+    if match is not None:
+        version, trace_id, span_id, flags, more = match.groups()
+        if version != "ff" and not (more and version == "00"):
+            state = parse_state(states) if states else None
+            if states and state is None:
+                count_drop("invalid_context", "a tracestate header")
+            remote = trace.SpanContext(
+                int(trace_id, 16),
+                int(span_id, 16),
+                is_remote=True,
+                trace_flags=trace.TraceFlags(int(flags, 16) & _FLAGS),
+                trace_state=state,
+            )
+            if remote.is_valid:
+                return remote
+    count_drop("invalid_context", "a traceparent header")
+    return None
+
+
+def parent_text(span: trace.SpanContext) -> str:
+    """The `traceparent` of a span."""
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & _FLAGS:02x}"

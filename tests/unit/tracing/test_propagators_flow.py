@@ -159,7 +159,7 @@ def test_a_header_is_written_one_step_further() -> None:
     context = propagator.extract({"traceparent": PARENT, "tracekit-flow": HEADER})
     sent = flow_header(ours.with_step("send kafka orders", context))
 
-    assert sent == arrived.advanced("orders", "send kafka orders").leaving(NOW)
+    assert sent == arrived.leaving("orders", "send kafka orders", NOW)
     assert (sent.hop, sent.origin, sent.edge_ns, sent.flow_id) == (3, "web", NOW, FLOW)
 
 
@@ -174,9 +174,9 @@ def test_a_flow_that_begins_with_a_span_nobody_told_anything_is_written_whole() 
     context = within(Context())
     span = trace.get_current_span(context).get_span_context()
 
-    assert flow_header(context) == Pathway(f"{span.trace_id:032x}", origin_ns=NOW, origin="orders").advanced(
-        "orders", "http"
-    ).leaving(NOW)
+    assert flow_header(context) == Pathway(f"{span.trace_id:032x}", origin_ns=NOW, origin="orders").leaving(
+        "orders", "http", NOW
+    )
 
 
 def test_a_hub_says_that_it_serves_several_flows() -> None:

@@ -105,6 +105,7 @@ def test_what_ends_the_program_is_not_held_up() -> None:
         propagator.extract({}, getter=Gives(KeyboardInterrupt()))
 
 
+@pytest.mark.shield
 def test_a_setter_that_raises_is_counted() -> None:
     class Refuses(Setter[dict[str, str]]):
         def set(self, carrier: dict[str, str], key: str, value: str) -> None:
