@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+from tracekit.guard import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -56,7 +59,7 @@ class Applications:
 
     def __init__(self, on_request: Hook) -> None:
         self._on_request = on_request
-        self._stacks: list[tuple[weakref.ref[FastAPI], _Stack]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def own(self, app: FastAPI) -> None:
         """Have contrib make the application's SERVER spans, unless it does already."""
@@ -65,27 +68,25 @@ class Applications:
             return
         if stack is None and getattr(app, "_is_instrumented_by_opentelemetry", False):
             return  # contrib will be in the stack once that is built
-        if not _has_contrib(stack):
+        around, contrib = _contrib_in(stack)
+        if contrib is None:
             self._instrument(app)
+        elif around is not None and contrib.duration_histogram_new is None:
+            self._renew(around, contrib)
         vars(app)[_SEEN] = app.middleware_stack
 
     def give_back(self) -> None:
         """Take contrib off again, the last first. Every application has the stack it had before."""
-        while self._stacks:
-            reference, stack = self._stacks.pop()
-            app = reference()
-            if app is not None:
-                stack.kept = True
-                FastAPIInstrumentor.uninstrument_app(app)
-                stack.put_back(app)
-                vars(app).pop(_SEEN, None)
+        while self._undo:
+            with shielded("undoing an application's instrumentation"):
+                self._undo.pop()()
 
     def _instrument(self, app: FastAPI) -> None:
         # Switched on when its stack was there already, or off again behind our back: to no effect.
         vars(app).pop("_is_instrumented_by_opentelemetry", None)
         stack = _Stack(app)
         setattr(app, _BUILD, stack)
-        self._stacks.append((weakref.ref(app), stack))
+        self._undo.append(functools.partial(_take_off, weakref.ref(app), stack))
         FastAPIInstrumentor.instrument_app(
             app, server_request_hook=self._on_request, exclude_spans=["receive", "send"]
         )
@@ -94,10 +95,58 @@ class Applications:
             app.middleware_stack = app.build_middleware_stack()
             stack.kept = False
 
+    def _renew(self, around: _Around, contrib: OpenTelemetryMiddleware) -> None:
+        """Put one that speaks the stable names in the place of one made before they were asked for."""
+        around.app = renewed = _renewed(contrib)
 
-def _has_contrib(stack: object) -> bool:
+        def put_back() -> None:
+            if around.app is renewed:
+                around.app = contrib
+
+        self._undo.append(put_back)
+
+
+class _Around(Protocol):
+    app: object
+
+
+def _take_off(reference: weakref.ref[FastAPI], stack: _Stack) -> None:
+    app = reference()
+    if app is not None:
+        stack.kept = True
+        FastAPIInstrumentor.uninstrument_app(app)
+        stack.put_back(app)
+        vars(app).pop(_SEEN, None)
+
+
+def _contrib_in(stack: object) -> tuple[_Around | None, OpenTelemetryMiddleware | None]:
+    """contrib's middleware in the stack, and what stands around it."""
+    around: object = None
     while stack is not None:
         if isinstance(stack, OpenTelemetryMiddleware):
-            return True
-        stack = getattr(stack, "app", None)
-    return False
+            return cast("_Around | None", around), stack
+        around, stack = stack, getattr(stack, "app", None)
+    return None, None
+
+
+def _renewed(old: OpenTelemetryMiddleware) -> OpenTelemetryMiddleware:
+    excluded: list[Literal["receive", "send"]] = []
+    if old.exclude_receive_span:
+        excluded.append("receive")
+    if old.exclude_send_span:
+        excluded.append("send")
+    new = OpenTelemetryMiddleware(
+        old.app,
+        excluded_urls=old.excluded_urls,
+        default_span_details=old.default_span_details,
+        server_request_hook=old.server_request_hook,
+        client_request_hook=old.client_request_hook,
+        client_response_hook=old.client_response_hook,
+        tracer=old.tracer,
+        meter=old.meter,
+        http_capture_headers_server_request=old.http_capture_headers_server_request,
+        http_capture_headers_server_response=old.http_capture_headers_server_response,
+        exclude_spans=excluded,
+    )
+    new.http_capture_headers_sanitize_fields = old.http_capture_headers_sanitize_fields
+    return new

@@ -7,22 +7,15 @@ contrib made of it is changed instead. What the user set for HTTP is kept.
 
 from __future__ import annotations
 
-import functools
 import os
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
-from tracekit.guard import count_drop, shielded
+from tracekit.guard import count_drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from tracekit.patching import Patches
 
-Scope = Any  # ASGI's: a mapping that servers fill
-
 _VARIABLE: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 def stable_names(patches: Patches) -> None:
@@ -51,50 +44,13 @@ def stable_names(patches: Patches) -> None:
 
 def says_http() -> bool:
     """Whether the user's own setting speaks of HTTP: then it counts."""
-    chosen = {name.strip() for name in os.environ.get(_VARIABLE, "").split(",")}
-    return not chosen.isdisjoint({"http", "http/dup"})
+    return not _chosen().isdisjoint({"http", "http/dup"})
 
 
-def sound_addresses(patches: Patches) -> None:
-    """Let contrib's SERVER spans name the address that was asked for, without its port.
-
-    Contrib joins host and port of the socket, and writes `t:None` where there is no port.
-    """
-    old_names = says_http() and "http/dup" in os.environ.get(_VARIABLE, "")
-
-    def addressing(original: Callable[[Scope], tuple[str, Any, str]]) -> Callable[[Scope], Any]:
-        def host_port_url(scope: Scope) -> tuple[str, Any, str]:
-            host, port, url = original(scope)
-            with shielded("the address of a request"):
-                if old_names:
-                    return host.removesuffix(":None"), port, url
-                asked = _address_asked(scope)
-                if asked is not None:
-                    return *asked, url
-                served = scope.get("server")
-                if served:
-                    return served[0], port, url
-            return host, port, url
-
-        return host_port_url
-
-    patches.wrap("opentelemetry.instrumentation.asgi:get_host_port_url_tuple", addressing)
+def keeps_old_names() -> bool:
+    """Whether the user asked for the old names beside the stable ones."""
+    return "http/dup" in _chosen()
 
 
-def _address_asked(scope: Mapping[str, Any]) -> tuple[str, int | None] | None:
-    for name, value in scope.get("headers") or ():
-        if name == b"host":
-            return _authority(value.decode("latin-1"), scope.get("scheme", "http"))
-    return None
-
-
-@functools.lru_cache(maxsize=256)
-def _authority(text: str, scheme: str) -> tuple[str, int | None] | None:
-    try:
-        parts = urlsplit(f"//{text}")
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or parts.username is not None or parts.path or parts.query or parts.fragment:
-        return None
-    return parts.hostname, port or _PORTS.get(scheme)
+def _chosen() -> set[str]:
+    return {name.strip() for name in os.environ.get(_VARIABLE, "").split(",")}

@@ -20,7 +20,8 @@ from tracekit import semconv
 from tracekit.context import Checkpoint, with_checkpoint
 from tracekit.guard import shielded
 from tracekit.http import background
-from tracekit.http.names import sound_addresses, stable_names
+from tracekit.http.asgi import make_safe
+from tracekit.http.names import stable_names
 from tracekit.messaging.processing import sound
 from tracekit.tracing.propagator import Arrival, arriving
 
@@ -71,7 +72,7 @@ def _contrib(patches: Patches) -> Applications | None:
         from tracekit.http.applications import Applications
     except ImportError:
         return None
-    sound_addresses(patches)
+    make_safe(patches)
     return Applications(_link_to_caller)
 
 
