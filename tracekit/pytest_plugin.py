@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from tracekit.testing.capture import Captured
+    from tracekit.testing.captured import Captured
     from tracekit.testing.flows import Flows
     from tracekit.testing.sink import FlowSink
 
@@ -41,7 +41,7 @@ def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
     `@pytest.mark.flows(deterministic=True)` counts ids and time.
     """
-    from tracekit.testing.capture import capture
+    from tracekit.testing.captured import capture
 
     marker = request.node.get_closest_marker("flows")
     with capture(**(marker.kwargs if marker else {})) as captured:

@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracekit.testing.capture import Captured, capture
+    from tracekit.testing.captured import Captured, capture
     from tracekit.testing.checked import CheckedFlow, Edge
     from tracekit.testing.contract import Rig, TransportContract
     from tracekit.testing.flows import Flows, NotSeenError
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "tracekit.testing.capture": ("Captured", "capture"),
+    "tracekit.testing.captured": ("Captured", "capture"),
     "tracekit.testing.checked": ("CheckedFlow", "Edge"),
     "tracekit.testing.contract": ("Rig", "TransportContract"),
     "tracekit.testing.flows": ("Flows", "NotSeenError"),

@@ -1,0 +1,68 @@
+"""Brokers: clients and topics of one test, on a broker that all tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tracekit_demo.broker import Broker
+
+_topics: Final = itertools.count(1)
+_PATIENCE_MS: Final = 10_000
+
+
+class Kafka:
+    """Makes kafka-python clients, and closes them at the end of its `with` block.
+
+    topic = kafka.topic("orders")
+    kafka.producer().send(topic, b"one").get(10)
+    record = next(kafka.consumer(topic))
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._clients = contextlib.ExitStack()
+
+    def topic(self, name: str = "orders") -> str:
+        """A topic that no other test has: the broker makes it at its first use."""
+        return f"{name}-{next(_topics)}"
+
+    def producer(self, **settings: Any) -> Any:
+        """A KafkaProducer."""
+        from kafka import KafkaProducer
+
+        producer = KafkaProducer(**{**self.broker.settings, **settings})
+        self._clients.callback(producer.close)
+        return producer
+
+    def consumer(self, *topics: str, group: str | None = "tests", **settings: Any) -> Any:
+        """A KafkaConsumer from the beginning of the topics; its loop ends when nothing comes for long."""
+        from kafka import KafkaConsumer
+
+        consumer = KafkaConsumer(
+            *topics,
+            **{
+                **self.broker.settings,
+                "group_id": group and f"{group}-{'-'.join(topics)}",
+                "auto_offset_reset": "earliest",
+                "consumer_timeout_ms": _PATIENCE_MS,
+                **settings,
+            },
+        )
+        for topic in topics:
+            # Without its metadata a new member may be assigned nothing, and the mock never rebalances.
+            consumer.partitions_for_topic(topic)
+        self._clients.callback(consumer.close)
+        return consumer
+
+    def __enter__(self) -> Kafka:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clients.close()
