@@ -16,7 +16,6 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.trace import SpanKind
 
 from tests.acceptance.http_rig import Telemetry, ask, attributes, serving, telemetry
-from tracekit import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +41,10 @@ class Setting:
 
 
 @pytest.fixture(autouse=True)
-def our_bugs_show() -> Iterator[None]:
-    guard.reraise(True)
+def contrib_is_off_in_the_end() -> Iterator[None]:
     yield
-    guard.reraise(False)
-    guard.forget()
-    FastAPIInstrumentor().uninstrument() if FastAPIInstrumentor().is_instrumented_by_opentelemetry else None
+    if FastAPIInstrumentor().is_instrumented_by_opentelemetry:
+        FastAPIInstrumentor().uninstrument()
 
 
 def routes(app: FastAPI) -> FastAPI:

@@ -24,12 +24,11 @@ from tests.acceptance.http_rig import (
     telemetry,
     trace_id,
 )
-from tracekit import guard
 from tracekit.context import with_pathway
 from tracekit.pathway import Pathway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from opentelemetry.context import Context
 
@@ -40,14 +39,6 @@ BROUGHT = (
     ("tracekit-flow", HEADER),
 )
 OURS = {"traceparent", "tracestate", "baggage", "tracekit-flow"}
-
-
-@pytest.fixture(autouse=True)
-def our_bugs_show() -> Iterator[None]:
-    guard.reraise(True)
-    yield
-    guard.reraise(False)
-    guard.forget()
 
 
 def service(elsewhere: str = "") -> FastAPI:

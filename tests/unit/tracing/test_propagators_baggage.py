@@ -14,16 +14,9 @@ from tracekit import guard
 from tracekit.tracing.baggage import BaggagePropagator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 propagator = BaggagePropagator()
-
-
-@pytest.fixture(autouse=True)
-def no_counts() -> Iterator[None]:
-    guard.forget()
-    yield
-    guard.forget()
 
 
 def arrived(*headers: object) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry import baggage, trace
@@ -21,9 +20,6 @@ from tracekit.pathway import NO_FLOW, Pathway, parse
 from tracekit.tracing.propagator import Arrival, FlowPropagator, arriving, composite
 from tracekit.tracing.trust import giving_little
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 FLOW = "11112222333344445555666677778888"
@@ -36,11 +32,8 @@ tracer = TracerProvider().get_tracer("tests")
 
 
 @pytest.fixture(autouse=True)
-def fixed_time_and_no_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: NOW)
-    guard.forget()
-    yield
-    guard.forget()
 
 
 def headers_from(context: Context) -> dict[str, str]:

@@ -45,13 +45,6 @@ class Gives(Getter[Any]):
         return list(FIELDS)
 
 
-@pytest.fixture(autouse=True)
-def no_counts() -> Iterator[None]:
-    guard.forget()
-    yield
-    guard.forget()
-
-
 def sent(context: Context) -> dict[str, str]:
     headers: dict[str, str] = {}
     propagator.inject(headers, context)

@@ -14,7 +14,7 @@ from tracekit import guard
 from tracekit.tracing.w3c import State, TraceContextPropagator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -22,13 +22,6 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 
 propagator = TraceContextPropagator()
 tracer = TracerProvider().get_tracer("tests")
-
-
-@pytest.fixture(autouse=True)
-def no_counts() -> Iterator[None]:
-    guard.forget()
-    yield
-    guard.forget()
 
 
 def arrived(traceparent: Sequence[str], tracestate: Sequence[str] = ()) -> SpanContext:
