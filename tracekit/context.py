@@ -45,8 +45,7 @@ R = TypeVar("R")
 Pairs: TypeAlias = Sequence[tuple[str, str | bytes]]
 Carrier: TypeAlias = Mapping[str, str] | Mapping[str, bytes] | Pairs
 
-_PATHWAY = otel.create_key("tracekit-pathway")
-_CHECKPOINT = otel.create_key("tracekit-checkpoint")
+_PLACE = otel.create_key("tracekit-place")
 _STEP = otel.create_key("tracekit-step")
 _ON_SPAN = "_tracekit_pathway"
 # asyncio keeps only weak references to tasks: a detached one would be collected in mid-work.
@@ -65,22 +64,59 @@ class Checkpoint:
         self.sent = False
 
 
+class Place:
+    """What a context knows of its flow: one value, so that a message in process costs one copy.
+
+    `pathway` is where the work stands in its flow, `checkpoint` the innermost place where the flow
+    may end, `traceparent` that of the message in process, `scope` the scope that made this place.
+    """
+
+    __slots__ = ("checkpoint", "pathway", "scope", "traceparent")
+
+    def __init__(
+        self,
+        pathway: Pathway | None = None,
+        checkpoint: Checkpoint | None = None,
+        traceparent: str = "",
+        scope: object = None,
+    ) -> None:
+        self.pathway = pathway
+        self.checkpoint = checkpoint
+        self.traceparent = traceparent
+        self.scope = scope
+
+
+_NOWHERE = Place()
+
+
 # -- what a context knows of its flow ---------------------------------------------------------------
+
+
+def place_of(context: Context | None = None) -> Place:
+    """What this context knows of its flow."""
+    return cast("Place", otel.get_value(_PLACE, context) or _NOWHERE)
+
+
+def with_place(place: Place, context: Context | None = None) -> Context:
+    """The context with this knowledge of its flow, and no other."""
+    return otel.set_value(_PLACE, place, context)
 
 
 def with_pathway(pathway: Pathway, context: Context | None = None) -> Context:
     """The context, standing at this place of this flow."""
-    return otel.set_value(_PATHWAY, pathway, context)
+    old = place_of(context)
+    return with_place(Place(pathway, old.checkpoint, old.traceparent, old.scope), context)
 
 
 def with_checkpoint(checkpoint: Checkpoint, context: Context | None = None) -> Context:
     """The context of a place where the flow may end."""
-    return otel.set_value(_CHECKPOINT, checkpoint, context)
+    old = place_of(context)
+    return with_place(Place(old.pathway, checkpoint, old.traceparent, old.scope), context)
 
 
 def checkpoint_of(context: Context | None = None) -> Checkpoint | None:
     """The innermost place where the flow may end."""
-    return cast("Checkpoint | None", otel.get_value(_CHECKPOINT, context))
+    return place_of(context).checkpoint
 
 
 def with_step(step: str, context: Context | None = None) -> Context:
@@ -100,7 +136,7 @@ def pathway_of(context: Context | None = None) -> Pathway | None:
     A span nobody told anything is the entry of a flow, or behind a service that knows only
     `traceparent`: either way the trace id is the flow's.
     """
-    said = cast("Pathway | None", otel.get_value(_PATHWAY, context))
+    said = place_of(context).pathway
     if said is not None and said.flow_id:
         return said
     span = trace.get_current_span(context)

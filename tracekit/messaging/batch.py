@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tracekit.messaging.creation import Arrived
     from tracekit.messaging.engine import Engine
     from tracekit.messaging.transport import Message, Transport
-
-_BATCH: Final = otel.create_key("tracekit-batch-scope")
 
 
 class Batch:
@@ -63,10 +61,11 @@ class Batch:
         destination = next(iter(destinations)) if len(destinations) == 1 else ""
         reader = engine.reader_of(transport, messages[0].destination)
         self._shape = shape = engine.shape(transport, reader, "process", "process", destination)
-        self._arrived = [creation.read(message) for message in messages]
+        self._arrived = [creation.Arrived(message) for message in messages]
         base = sound(self.saved)
         parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
-        hub = ours.with_pathway(Pathway(NO_FLOW), parent)
+        self._checkpoint = ours.Checkpoint()
+        hub = ours.with_place(ours.Place(Pathway(NO_FLOW), self._checkpoint, scope=self), parent)
         shared = _shared(messages)
         self._start_ns = time.time_ns()
         self.span = engine.tracer.start_span(
@@ -77,9 +76,7 @@ class Batch:
             _links(messages, self._arrived, shared),
             self._start_ns,
         )
-        self._checkpoint = ours.Checkpoint()
-        context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, hub))
-        self.context = otel.set_value(_BATCH, self, context)
+        self.context = trace.set_span_in_context(self.span, hub)
         for arrived in self._arrived:
             engine.waited(shape, arrived, self._start_ns, self.span.get_span_context())
 
@@ -109,7 +106,7 @@ class Batch:
 
     def leave(self) -> None:
         """Set the context back that was current before, where ours still is."""
-        if otel.get_value(_BATCH) is self:
+        if ours.place_of().scope is self:
             otel.attach(self.saved)
 
 

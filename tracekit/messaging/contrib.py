@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tracekit.messaging.transport import Message
     from tracekit.patching import Function, Patches
 
-_TURN = otel.create_key("tracekit-contrib-turn")
 # What contrib made of the record that this context received last: (record, its span's context).
 _received: ContextVar[tuple[object, trace.SpanContext] | None] = ContextVar("tracekit-contrib", default=None)
 
@@ -93,14 +92,12 @@ class ContribTurn:
         self.record = record
         self.ended = False
         self.saved = otel.get_current()
-        arrived = creation.read(message)
+        arrived = creation.Arrived(message)
         received = _received.get()
-        context = creation.with_message(arrived, self.saved)
-        if arrived.pathway is not None:
-            context = ours.with_pathway(arrived.pathway, context)
+        place = ours.Place(arrived.pathway, ours.Checkpoint(), arrived.traceparent, self)
+        self.context = ours.with_place(place, creation.with_baggage(arrived, self.saved))
         if received is not None and received[0] is record:
-            context = trace.set_span_in_context(NonRecordingSpan(received[1]), context)
-        self.context = otel.set_value(_TURN, self, context)
+            self.context = trace.set_span_in_context(NonRecordingSpan(received[1]), self.context)
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The turn is over; contrib's span was already."""
@@ -112,5 +109,5 @@ class ContribTurn:
 
     def leave(self) -> None:
         """Set the context back that was current before, where ours still is."""
-        if otel.get_value(_TURN) is self:
+        if ours.place_of().scope is self:
             otel.attach(self.saved)

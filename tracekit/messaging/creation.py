@@ -6,21 +6,21 @@ Read from what arrives, kept or replaced on what is sent, and left out where the
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel
 from opentelemetry.context import Context
-from opentelemetry.trace import Link
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link
 
 from tracekit import context as ours
 from tracekit import pathway, semconv
+from tracekit.tracing.propagator import Brought, OurPropagators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
 
     from tracekit.messaging.transport import Headers, Message
     from tracekit.pathway import Pathway
@@ -30,11 +30,10 @@ TRACEPARENT: Final = "traceparent"
 _SACRIFICE: Final = ("baggage", pathway.HEADER, "tracestate", TRACEPARENT)
 _AROUND_HEADER: Final = 10  # bytes a broker adds to a header at most: two lengths as varints
 
-_PROCESS = otel.create_key("tracekit-message-in-process")
+_NOTHING: Final = Brought(None, None, {})
 _RELAY = otel.create_key("tracekit-relay")
 
 
-@dataclass(frozen=True, slots=True)
 class Arrived:
     """What a message brought: its creation context, flow and baggage, and when it was published.
 
@@ -42,13 +41,29 @@ class Arrived:
     comes from the `source`: the broker, our header, or a client's own timestamp.
     """
 
-    context: SpanContext
-    state: Literal["", "absent", "invalid"]
-    pathway: Pathway | None
-    baggage: Mapping[str, object]
-    traceparent: str
-    published_ns: int | None
-    source: Literal["", "broker", "header", "client"]
+    __slots__ = ("baggage", "context", "pathway", "published_ns", "source", "state", "traceparent")
+
+    def __init__(self, message: Message) -> None:
+        headers = ours.texts(message.headers) if message.headers else {}
+        brought = _brought(headers) if headers else _NOTHING
+        self.context: SpanContext = brought.span or INVALID_SPAN_CONTEXT
+        self.state: Literal["", "absent", "invalid"] = ""
+        self.pathway: Pathway | None = None
+        self.baggage: Mapping[str, object] = brought.baggage
+        self.traceparent: str = headers.get(TRACEPARENT, "")
+        if brought.span is None:
+            carried = any(_is_traceparent(name) for name, _ in message.headers)
+            self.state = "invalid" if carried else "absent"
+        else:
+            self.pathway = brought.pathway or pathway.Pathway(trace.format_trace_id(brought.span.trace_id))
+        self.published_ns: int | None = None
+        self.source: Literal["", "broker", "header", "client"] = ""
+        if message.published_at_ns is not None:
+            self.published_ns, self.source = message.published_at_ns, "broker"
+        elif brought.pathway is not None and brought.pathway.edge_ns:
+            self.published_ns, self.source = brought.pathway.edge_ns, "header"
+        elif message.sent_at_ns is not None:
+            self.published_ns, self.source = message.sent_at_ns, "client"
 
     @property
     def is_known(self) -> bool:
@@ -62,36 +77,28 @@ class Arrived:
         return Link(self.context, own)
 
 
-def read(message: Message) -> Arrived:
-    """What the message brought. Headers that make no sense are as good as absent."""
-    headers = ours.texts(message.headers) if message.headers else {}
-    extracted = ours.context_from(headers, Context()) if headers else Context()
-    context = trace.get_current_span(extracted).get_span_context()
-    said = ours.pathway_of(extracted) if headers else None
-    published_ns, source = _published(message, said)
-    known = context.is_valid
-    carried = bool(message.headers) and any(_is_traceparent(name) for name, _ in message.headers)
-    return Arrived(
-        context=context,
-        state="" if known else "invalid" if carried else "absent",
-        pathway=said if known else None,
-        baggage=baggage.get_all(extracted) if headers else {},
-        traceparent=headers.get(TRACEPARENT, ""),
-        published_ns=published_ns,
-        source=source,
+def _brought(headers: Mapping[str, str]) -> Brought:
+    """What the headers bring, by whatever propagators the process has."""
+    propagator = propagate.get_global_textmap()
+    if isinstance(propagator, OurPropagators):
+        return propagator.brought(headers)
+    extracted = ours.context_from(headers, Context())
+    span = trace.get_current_span(extracted).get_span_context()
+    said = ours.place_of(extracted).pathway
+    return Brought(
+        span if span.is_valid else None,
+        said if said is not None and said.flow_id else None,
+        baggage.get_all(extracted),
     )
 
 
-def _published(
-    message: Message, said: Pathway | None
-) -> tuple[int | None, Literal["", "broker", "header", "client"]]:
-    if message.published_at_ns is not None:
-        return message.published_at_ns, "broker"
-    if said is not None and said.edge_ns:
-        return said.edge_ns, "header"
-    if message.sent_at_ns is not None:
-        return message.sent_at_ns, "client"
-    return None, ""
+def headers_of(span: Span, step: str, context: Context) -> dict[str, str]:
+    """The headers of a message that this span sends; `context` is the one around it."""
+    propagator = propagate.get_global_textmap()
+    inner = trace.set_span_in_context(span, context)
+    if isinstance(propagator, OurPropagators):
+        return propagator.headers(span.get_span_context(), ours.pathway_of(inner), step, context)
+    return ours.headers_of(ours.with_step(step, inner))
 
 
 def _is_traceparent(name: object) -> bool:
@@ -107,11 +114,11 @@ def kept(headers: Headers, context: Context) -> SpanContext | None:
     if not any(_is_traceparent(name) for name, _ in headers):
         return None
     found = ours.texts(headers)
-    theirs = trace.get_current_span(ours.context_from(found, Context())).get_span_context()
-    if not theirs.is_valid:
+    theirs = _brought(found).span if found else None
+    if theirs is None:
         return None
     if not otel.get_value(_RELAY, context):
-        if found.get(TRACEPARENT) == otel.get_value(_PROCESS, context):
+        if found.get(TRACEPARENT) == ours.place_of(context).traceparent:
             return None
         current = trace.get_current_span(context).get_span_context()
         if (theirs.trace_id, theirs.span_id) == (current.trace_id, current.span_id):
@@ -119,11 +126,11 @@ def kept(headers: Headers, context: Context) -> SpanContext | None:
     return theirs
 
 
-def with_message(arrived: Arrived, context: Context) -> Context:
-    """The context in which this message is processed: with its baggage, and known for what it is."""
+def with_baggage(arrived: Arrived, context: Context) -> Context:
+    """The context with the message's baggage beside its own."""
     for name, value in arrived.baggage.items():
         context = baggage.set_baggage(name, value, context)
-    return otel.set_value(_PROCESS, arrived.traceparent or None, context)
+    return context
 
 
 def with_relay(context: Context | None = None) -> Context:

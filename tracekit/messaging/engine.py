@@ -11,7 +11,6 @@ import inspect
 import time
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from opentelemetry import context as otel
@@ -60,7 +59,7 @@ _inside: ContextVar[object] = ContextVar("tracekit-inside", default=None)
 class Shape:
     """What all spans of one operation of one client on one destination share, and their metrics."""
 
-    __slots__ = ("_counts", "_distributions", "attributes", "kind", "labels", "name")
+    __slots__ = ("_counts", "_distributions", "attributes", "kind", "labels", "name", "step")
 
     def __init__(self, name: str, kind: SpanKind, attributes: Attributes, labels: Attributes) -> None:
         self.name = name
@@ -68,6 +67,9 @@ class Shape:
         self.attributes = attributes
         self.labels = labels
         """The attributes of its metrics."""
+        group = labels.get(semconv.MESSAGING_CONSUMER_GROUP_NAME, "")
+        self.step = f"{name} {labels.get(semconv.MESSAGING_SYSTEM)} {group}".rstrip()
+        """Its name in a flow's route."""
         self._distributions: dict[tuple[Distributions, str], Distribution] = {}
         self._counts: dict[tuple[Counts, str], Count] = {}
 
@@ -90,17 +92,19 @@ class Shape:
         bound.add(number)
 
 
-@dataclass(slots=True)
 class _Sending:
-    """One send under way: from the call to the broker's answer."""
+    """One send or settle under way: from the call to the broker's answer."""
 
-    transport: Transport
-    call: Call
-    shape: Shape
-    span: Span
-    context: Context
-    start_ns: int
-    stamped: bool
+    __slots__ = ("call", "shape", "span", "stamped", "start_ns", "transport")
+
+    def __init__(self, transport: Transport, call: Call, shape: Shape, span: Span, start_ns: int) -> None:
+        self.transport = transport
+        self.call = call
+        self.shape = shape
+        self.span = span
+        self.start_ns = start_ns
+        self.stamped = False
+        """Whether the call carries our headers."""
 
 
 class Engine:
@@ -128,6 +132,12 @@ class Engine:
         self._receive_spans = receive_spans
         self._by_contrib = by_contrib
         self._transports = {transport.package: transport for transport in transports}
+        self._receives = {
+            transport.package: hook.name
+            for transport in transports
+            for hook in transport.hooks
+            if hook.operation == "receive"
+        }
         self._shapes: dict[tuple[str, str, str, int], Shape] = {}
         self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
         self._readers: dict[tuple[str, str], weakref.WeakSet[object]] = {}
@@ -281,12 +291,12 @@ class Engine:
                 result = function(*args, **kwargs)
             except Exception as error:
                 with shielded(hook.name):
-                    self._receive_failed(transport, hook, client, start_ns, error)
+                    self._receive_failed(transport, hook.name, client, start_ns, error)
                 raise
             finally:
                 _inside.reset(token)
             with shielded(hook.name):
-                self._received(transport, hook, client, result, start_ns)
+                self._received(transport, hook.name, client, transport.incoming(result), start_ns)
             return result
 
         return call
@@ -311,6 +321,29 @@ class Engine:
         loop = ConsumerLoop(self, transport, client, source)
         self._turns[client] = weakref.ref(loop)
         return loop
+
+    def fetched(
+        self, transport: Transport, client: object, source: Iterator[Any]
+    ) -> tuple[Any, Sequence[Message]]:
+        """The next record of a loop, counted as received, and the message (or none) that it is."""
+        if transport.package in self._by_contrib:
+            record = next(source)
+            return record, transport.incoming(record)
+        start_ns = time.time_ns()
+        token = _inside.set(client)
+        try:
+            record = next(source)
+        except Exception as error:
+            with shielded("receive"):
+                self._receive_failed(transport, self._receives[transport.package], client, start_ns, error)
+            raise
+        finally:
+            _inside.reset(token)
+        messages: Sequence[Message] = ()
+        with shielded("receive"):
+            messages = transport.incoming(record)
+            self._received(transport, self._receives[transport.package], client, messages, start_ns)
+        return record, messages
 
     def _end_leaked(self, client: object) -> None:
         reference = self._turns.get(client)
@@ -373,23 +406,20 @@ class Engine:
         checkpoint = ours.checkpoint_of(context)
         if checkpoint is not None:
             checkpoint.sent = True
-        inner = trace.set_span_in_context(span, context)
-        sending = _Sending(transport, call, shape, span, inner, start_ns, stamped=False)
-        with shielded("the context of a message"):
-            if kept is None:
-                stamp = self._fitting(message, span, inner, transport.system)
-                if stamp is not None:
-                    sending.call = transport.stamp(call, [stamp])
-                    sending.stamped = True
+        sending = _Sending(transport, call, shape, span, start_ns)
+        if kept is None:
+            stamp = self._fitting(message, span, context, shape.step)
+            if stamp is not None:
+                sending.call = transport.stamp(call, [stamp])
+                sending.stamped = True
         return sending
 
-    def _fitting(self, message: Message, span: Span, context: Context, system: str) -> Headers | None:
+    def _fitting(self, message: Message, span: Span, context: Context, step: str) -> Headers | None:
         """The message's headers with ours, as far as they fit; None where none of ours does.
 
         What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
         """
-        step = f"send {system} {message.destination}"
-        headers = ours.headers_of(ours.with_step(step, context))
+        headers = creation.headers_of(span, step, context)
         if message.room is not None:
             left_out = creation.trim(headers, message.room)
             if left_out:
@@ -417,8 +447,7 @@ class Engine:
         context = sound(otel.get_current())
         start_ns = time.time_ns()
         span = self.tracer.start_span(shape.name, context, shape.kind, shape.attributes, None, start_ns)
-        inner = trace.set_span_in_context(span, context)
-        return _Sending(transport, call, shape, span, inner, start_ns, stamped=False)
+        return _Sending(transport, call, shape, span, start_ns)
 
     def _heard(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
         with shielded("the broker's answer"):  # called by the client, in a thread of its own
@@ -445,9 +474,8 @@ class Engine:
     # -- receive -------------------------------------------------------------------------------------
 
     def _received(
-        self, transport: Transport, hook: Hook, client: object, result: object, start_ns: int
+        self, transport: Transport, name: str, client: object, messages: Sequence[Message], start_ns: int
     ) -> None:
-        messages = transport.incoming(result)
         if not messages:
             return
         end_ns = time.time_ns()
@@ -455,25 +483,30 @@ class Engine:
         for message in messages:
             counts[message.destination] = counts.get(message.destination, 0) + 1
         for destination, number in counts.items():
-            self._readers.setdefault((transport.system, destination), weakref.WeakSet()).add(client)
-            shape = self.shape(transport, client, "receive", hook.name, destination)
+            self._reads(client, transport.system, destination)
+            shape = self.shape(transport, client, "receive", name, destination)
             shape.count(self.instruments.consumed_messages, number)
-        shape = self.shape(
-            transport, client, "receive", hook.name, next(iter(counts)) if len(counts) == 1 else ""
-        )
+        shape = self.shape(transport, client, "receive", name, next(iter(counts)) if len(counts) == 1 else "")
         self._measure(shape, end_ns - start_ns, trace.get_current_span().get_span_context())
         if self._receive_spans:
-            links = [arrived.link() for arrived in map(creation.read, messages) if arrived.is_known]
+            links = [arrived.link() for arrived in map(creation.Arrived, messages) if arrived.is_known]
             attributes = {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
             self._receive_span(shape, attributes, links, start_ns).end(end_ns)
 
+    def _reads(self, client: object, system: str, destination: str) -> None:
+        readers = self._readers.get((system, destination))
+        if readers is None:
+            readers = self._readers[system, destination] = weakref.WeakSet()
+        if client not in readers:
+            readers.add(client)
+
     def _receive_failed(
-        self, transport: Transport, hook: Hook, client: object, start_ns: int, error: Exception
+        self, transport: Transport, name: str, client: object, start_ns: int, error: Exception
     ) -> None:
         if isinstance(error, StopIteration):  # the end of the iteration is no failure
             return
         end_ns = time.time_ns()
-        shape = self.shape(transport, client, "receive", hook.name, "")
+        shape = self.shape(transport, client, "receive", name, "")
         here = trace.get_current_span().get_span_context()
         self._measure(shape, end_ns - start_ns, here, type(error).__name__)
         if self._receive_spans:

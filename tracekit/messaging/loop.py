@@ -35,9 +35,12 @@ class ConsumerLoop:
 
     def __next__(self) -> Any:
         self._end()
-        record = next(self._source)
-        with shielded("the turn of a loop"):
-            self._begin(record)
+        record, messages = self._engine.fetched(self._transport, self._client, self._source)
+        if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
+            with shielded("the turn of a loop"):
+                turn = self._engine.turn(self._transport, messages[0], record, self._client)
+                turn.enter()
+                self._turn = turn
         return record
 
     def __enter__(self) -> ConsumerLoop:
@@ -57,14 +60,6 @@ class ConsumerLoop:
         if turn is not None:
             turn.end(leaked=True)
             turn.leave()
-
-    def _begin(self, record: object) -> None:
-        messages = self._transport.incoming(record)
-        if len(messages) != 1:  # nothing that was delivered: an end of partition, a heartbeat
-            return
-        turn = self._engine.turn(self._transport, messages[0], record, self._client)
-        turn.enter()
-        self._turn = turn
 
     def _end(self, error: BaseException | None = None) -> None:
         turn, self._turn = self._turn, None

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from tracekit.messaging.transport import Message, Source
     from tracekit.pathway import Pathway
 
-_SCOPE = otel.create_key("tracekit-process-scope")
-
 
 class Process:
     """One message in process: from its start to the end of its scope.
@@ -35,7 +33,6 @@ class Process:
     """
 
     __slots__ = (
-        "_arrived",
         "_checkpoint",
         "_engine",
         "_pathway",
@@ -65,24 +62,24 @@ class Process:
         self.saved = otel.get_current()
         reader = client if client is not None else engine.reader_of(transport, message.destination)
         self._shape = engine.shape(transport, reader, "process", "process", message.destination)
-        self._arrived = arrived = creation.read(message)
+        arrived = creation.Arrived(message)
         base = sound(self.saved)
         surrounding = ambient(base)
         rule = parent or engine.parent
         self._pathway = pathway = _pathway(engine, self._shape, arrived, base if surrounding else None)
+        self._checkpoint = ours.Checkpoint()
+        place = ours.Place(pathway, self._checkpoint, arrived.traceparent, self)
+        around = ours.with_place(place, creation.with_baggage(arrived, base))
         self._start_ns = time.time_ns()
         self.span = engine.tracer.start_span(
             self._shape.name,
-            ours.with_pathway(pathway, _parent(base, surrounding, arrived, rule)),
+            _parent(around, surrounding, arrived, rule),
             self._shape.kind,
             _attributes(self._shape, message, arrived, pathway),
             _links(surrounding, arrived, rule),
             self._start_ns,
         )
-        self._checkpoint = ours.Checkpoint()
-        context = creation.with_message(arrived, ours.with_pathway(pathway, base))
-        context = ours.with_checkpoint(self._checkpoint, trace.set_span_in_context(self.span, context))
-        self.context = otel.set_value(_SCOPE, self, context)
+        self.context = trace.set_span_in_context(self.span, around)
         if waited:  # in a batch, the batch has said it already
             engine.waited(self._shape, arrived, self._start_ns, self.span.get_span_context())
 
@@ -113,13 +110,13 @@ class Process:
     def leave(self) -> None:
         """Set the context back that was current before, where ours still is; in another task or
         thread there is nothing to set back."""
-        if otel.get_value(_SCOPE) is self:
+        if ours.place_of().scope is self:
             otel.attach(self.saved)
 
 
 def current_process(context: Context | None = None) -> Process | None:
     """The innermost message in process."""
-    found = otel.get_value(_SCOPE, context)
+    found = ours.place_of(context).scope
     return found if isinstance(found, Process) else None
 
 
@@ -148,8 +145,7 @@ def _pathway(engine: Engine, shape: Shape, arrived: Arrived, surrounding: Contex
         pathway = ours.pathway_of(surrounding) if surrounding is not None else creation.beginning()
     if pathway is None:
         pathway = creation.beginning()
-    group = shape.labels.get(semconv.MESSAGING_CONSUMER_GROUP_NAME, "")
-    return pathway.advanced(engine.service, f"{shape.name} {group}")
+    return pathway.advanced(engine.service, shape.step)
 
 
 def _parent(base: Context, surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> Context:
@@ -182,6 +178,8 @@ def _attributes(
         attributes[semconv.PUBLISHED_AT] = arrived.published_ns
         attributes[semconv.PUBLISHED_AT_SOURCE] = arrived.source
     attributes[semconv.PATHWAY_HASH] = f"{pathway.hash:016x}"
+    if pathway.flow_id and not pathway.is_hub:
+        attributes[semconv.FLOW_ID] = pathway.flow_id
     return attributes
 
 

@@ -53,7 +53,8 @@ class FlowProcessor(SpanProcessor):
                 # Behind a service that knows only traceparent: the flow is known, its beginning not.
                 pathway = Pathway(pathway.flow_id, pathway.hash, span.start_time or 0)
             ours.remember(span, pathway)
-            if not pathway.is_hub:
+            # Who knew the flow before the span began has given it among the first attributes.
+            if not pathway.is_hub and semconv.FLOW_ID not in (span.attributes or ()):
                 span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
 
     def shutdown(self) -> None:
