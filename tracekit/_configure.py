@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 
 from tracekit import _settings, http, logs, semconv
 from tracekit._exporters import exporters
@@ -185,7 +185,7 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
     transports: list[Transport] = [point.load()() for point in entry_points(group="tracekit.transports")]
     engine = Engine(
         transports,
-        tracer=trace.get_tracer("tracekit", schema_url=semconv.SCHEMA_URL),
+        tracer=signals.tracer("tracekit"),
         instruments=Instruments(
             metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL), signals.cells
         ),

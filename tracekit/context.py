@@ -22,7 +22,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from opentelemetry import context as otel
 from opentelemetry import propagate, trace
@@ -94,7 +94,8 @@ _NOWHERE = Place()
 
 def place_of(context: Context | None = None) -> Place:
     """What this context knows of its flow."""
-    return cast("Place", otel.get_value(_PLACE, context) or _NOWHERE)
+    found: Any = (otel.get_current() if context is None else context).get(_PLACE)
+    return found or _NOWHERE
 
 
 def with_place(place: Place, context: Context | None = None) -> Context:
@@ -140,7 +141,7 @@ def pathway_of(context: Context | None = None) -> Pathway | None:
     if said is not None and said.flow_id:
         return said
     span = trace.get_current_span(context)
-    remembered = cast("Pathway | None", getattr(span, _ON_SPAN, None))
+    remembered: Pathway | None = getattr(span, _ON_SPAN, None)
     if remembered is not None:
         return remembered
     span_context = span.get_span_context()

@@ -112,6 +112,13 @@ class shielded:  # noqa: N801 - reads as a phrase: with shielded("send")
         return not _drops.reraise
 
 
+def swallow(what: str, error: Exception, reason: Reason = "internal") -> None:
+    """Count and log a failure of ours that was caught: a shield for hot paths, where `try` is free."""
+    _drops.add(reason, what, 1, error)
+    if _drops.reraise:
+        raise error
+
+
 def reraise(on: bool) -> None:
     """Let shields raise again. For tracekit's own suite: there our bugs must show."""
     _drops.reraise = on

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TRACEPARENT: Final = "traceparent"
 # The least needed first. Source: ours (ARCHITECTURE, "How data goes").
 _SACRIFICE: Final = ("baggage", pathway.HEADER, "tracestate", TRACEPARENT)
+_MOST: Final = 32_768  # more than all of ours can come to: tracestate 16 KiB, baggage 8 KiB
 _AROUND_HEADER: Final = 10  # bytes a broker adds to a header at most: two lengths as varints
 
 _NOTHING: Final = Brought(None, None, {})
@@ -111,7 +112,7 @@ def kept(headers: Headers, context: Context) -> SpanContext | None:
     None where there is none, and where it is that of the message in process (headers that are only
     handed on) or the current span's (our own `inject`): those are replaced.
     """
-    if not any(_is_traceparent(name) for name, _ in headers):
+    if not headers or not any(_is_traceparent(name) for name, _ in headers):
         return None
     found = ours.texts(headers)
     theirs = _brought(found).span if found else None
@@ -141,6 +142,8 @@ def with_relay(context: Context | None = None) -> Context:
 def trim(headers: dict[str, str], room: int) -> list[str]:
     """Take headers out, the least needed first, until they fit into `room` bytes; which ones."""
     left_out: list[str] = []
+    if room >= _MOST:
+        return left_out
     order = [*(name for name in headers if name not in _SACRIFICE), *_SACRIFICE]
     size = sum(map(_size, headers.items()))
     for name in order:

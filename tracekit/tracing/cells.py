@@ -49,7 +49,7 @@ _SCOPE: Final = InstrumentationScope("tracekit.messaging", schema_url=semconv.SC
 class HistogramCell:
     """The distribution of one instrument under one set of attributes."""
 
-    __slots__ = ("_bounds", "_counts", "_exemplars", "_lock", "_max", "_min", "_sum", "_values", "labels")
+    __slots__ = ("_bounds", "_counts", "_latest", "_lock", "_max", "_min", "_sum", "_values", "labels")
 
     def __init__(self, labels: Labels, bounds: Sequence[float]) -> None:
         self.labels = labels
@@ -57,7 +57,7 @@ class HistogramCell:
         self._lock = threading.Lock()
         self._values: list[tuple[float, SpanContext]] = []
         self._counts = [0] * (len(bounds) + 1)
-        self._exemplars: dict[int, Exemplar] = {}
+        self._latest: dict[int, tuple[float, SpanContext]] = {}
         self._sum = 0.0
         self._min = float("inf")
         self._max = float("-inf")
@@ -65,8 +65,9 @@ class HistogramCell:
     def record(self, value: float, span: SpanContext) -> None:
         """Take one value, measured in this span."""
         # An append is atomic; the sums are made under the lock, once for many values.
-        self._values.append((value, span))
-        if len(self._values) >= _FOLD_AT:
+        values = self._values
+        values.append((value, span))
+        if len(values) >= _FOLD_AT:
             with self._lock:
                 self._fold()
 
@@ -74,21 +75,28 @@ class HistogramCell:
         number = len(self._values)
         values = self._values[:number]
         del self._values[:number]
-        for value, span in values:
-            bucket = bisect_left(self._bounds, value)
-            self._counts[bucket] += 1
-            self._sum += value
-            self._min = min(self._min, value)
-            self._max = max(self._max, value)
-            if span.trace_flags.sampled:
-                self._exemplars[bucket] = Exemplar({}, value, time.time_ns(), span.span_id, span.trace_id)
+        counts, bounds, latest = self._counts, self._bounds, self._latest
+        for pair in values:
+            bucket = bisect_left(bounds, pair[0])
+            counts[bucket] += 1
+            latest[bucket] = pair
+        if values:
+            amounts = [value for value, _ in values]
+            self._sum += sum(amounts)
+            self._min = min(self._min, *amounts)
+            self._max = max(self._max, *amounts)
 
     def taken(self) -> tuple[list[int], float, float, float, list[Exemplar]]:
         """Counts, sum, smallest and largest value so far, and the exemplars since the last time."""
         with self._lock:
             self._fold()
-            exemplars = [*self._exemplars.values()]
-            self._exemplars.clear()
+            now_ns = time.time_ns()
+            exemplars = [
+                Exemplar({}, value, now_ns, span.span_id, span.trace_id)
+                for value, span in self._latest.values()
+                if span.trace_flags.sampled
+            ]
+            self._latest.clear()
             return [*self._counts], self._sum, self._min, self._max, exemplars
 
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
 from tracekit import context as ours
 from tracekit import semconv
-from tracekit.guard import count_drop, shielded
+from tracekit.guard import count_drop, shielded, swallow
 from tracekit.pathway import Pathway
 
 if TYPE_CHECKING:
@@ -27,70 +27,77 @@ if TYPE_CHECKING:
 
 
 class FlowProcessor(SpanProcessor):
-    """Puts `tracekit.flow.id` on every span, and tells each span where it stands in its flow.
+    """Puts `tracekit.flow.id` on every span, then hands it to the processors behind a shield.
 
-    `service` names the origin of flows that begin here. Switched off (`active` False) where it was
-    added to a provider of the application's, which cannot lose a processor again.
+    Each span is told where it stands in its flow; `service` names the origin of flows that begin
+    here. What a processor raises is counted, never raised into the application. Switched off
+    (`active` False) once undone: a provider of the application's cannot lose a processor again.
+    A span that was open when the process forked belongs to the parent: its copy in the child is not
+    handed on (case 50).
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, processors: Sequence[SpanProcessor] = ()) -> None:
         self._service = service
+        self._processors = [*processors]
         self.active = True
+
+    def add(self, processor: SpanProcessor) -> None:
+        """Hand spans to one more."""
+        self._processors.append(processor)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self.active:
             return
-        with shielded("the flow of a span"):
-            pathway = ours.pathway_of(parent_context)
-            if pathway is None or not pathway.flow_id:  # this span is the entry
-                context = span.get_span_context()
-                pathway = Pathway(
-                    flow_id=trace.format_trace_id(context.trace_id),
-                    origin_ns=pathway.origin_ns if pathway else span.start_time or 0,
-                    origin=self._service,
-                )
-            elif not pathway.origin_ns:
-                # Behind a service that knows only traceparent: the flow is known, its beginning not.
-                pathway = Pathway(pathway.flow_id, pathway.hash, span.start_time or 0)
-            ours.remember(span, pathway)
-            # Who knew the flow before the span began has given it among the first attributes.
-            if not pathway.is_hub and semconv.FLOW_ID not in (span.attributes or ()):
-                span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
-
-    def shutdown(self) -> None:
-        self.active = False
-
-
-class ShieldedProcessor(SpanProcessor):
-    """Somebody's span processor: what it raises is counted, never raised into the application.
-
-    Switched off (`active` False) once undone. A span that was open when the process forked belongs
-    to the parent: its copy in the child is not handed on (case 50).
-    """
-
-    def __init__(self, processor: SpanProcessor) -> None:
-        self._processor = processor
-        self.active = True
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if self.active:
-            with shielded("a span processor"):
-                self._processor.on_start(span, parent_context)
+        try:
+            self._tell(span, parent_context)
+        except Exception as error:  # noqa: BLE001 - the shield of a hot path
+            swallow("the flow of a span", error)
+        for processor in self._processors:
+            try:
+                processor.on_start(span, parent_context)
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow("a span processor", error)
 
     def on_end(self, span: ReadableSpan) -> None:
-        if self.active and not born_before_fork(span):
-            with shielded("a span processor"):
-                self._processor.on_end(span)
+        if not self.active or (_fork and born_before_fork(span)):
+            return
+        for processor in self._processors:
+            try:
+                processor.on_end(span)
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow("a span processor", error)
+
+    def _tell(self, span: Span, parent_context: Context | None) -> None:
+        pathway = ours.pathway_of(parent_context)
+        if pathway is None or not pathway.flow_id:  # this span is the entry
+            context = span.get_span_context()
+            pathway = Pathway(
+                flow_id=trace.format_trace_id(context.trace_id),
+                origin_ns=pathway.origin_ns if pathway else span.start_time or 0,
+                origin=self._service,
+            )
+        elif not pathway.origin_ns:
+            # Behind a service that knows only traceparent: the flow is known, its beginning not.
+            pathway = Pathway(pathway.flow_id, pathway.hash, span.start_time or 0)
+        ours.remember(span, pathway)
+        # Who knew the flow before the span began has given it among the first attributes.
+        if not pathway.is_hub and semconv.FLOW_ID not in (span.attributes or ()):
+            span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
 
     def shutdown(self) -> None:
         self.active = False
-        with shielded("a span processor"):
-            self._processor.shutdown()
+        for processor in self._processors:
+            with shielded("a span processor"):
+                processor.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        with shielded("a span processor"):
-            return self._processor.force_flush(timeout_millis)
-        return False
+        flushed = True
+        for processor in self._processors:
+            done = False
+            with shielded("a span processor"):
+                done = processor.force_flush(timeout_millis)
+            flushed = flushed and done
+        return flushed
 
 
 class ShieldedSampler(Sampler):

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from opentelemetry._logs import LogRecord, SeverityNumber
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Link, Span
     from opentelemetry.util.types import Attributes
+
+    from tracekit.tracing.processors import FlowProcessor
 
 Target = TypeVar("Target")
 
@@ -102,6 +105,17 @@ class DelegatingTracerProvider(TracerProvider):
 
     def __init__(self) -> None:
         self.target: TracerProvider = NoOpTracerProvider()
+        self._processor: FlowProcessor | None = None
+
+    def switch(self, target: TracerProvider, processor: FlowProcessor | None) -> None:
+        """Let another provider do the work; `processor` is the one that its spans go through."""
+        self.target = target
+        self._processor = processor
+
+    def add_span_processor(self, processor: SpanProcessor) -> None:
+        """As the SDK's provider has it: one more processor, behind a shield; until this is undone."""
+        if self._processor is not None:
+            self._processor.add(processor)
 
     def get_tracer(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from opentelemetry import _logs, metrics, propagate, trace
@@ -17,6 +18,8 @@ from opentelemetry.metrics import NoOpMeterProvider, Observation
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION,
+    OTEL_TRACES_SAMPLER,
+    OTEL_TRACES_SAMPLER_ARG,
 )
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -26,7 +29,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from tracekit import semconv
 from tracekit.guard import dropped, shielded
 from tracekit.tracing.cells import Cells
-from tracekit.tracing.processors import FlowProcessor, ShieldedProcessor, ShieldedSampler, watch_forks
+from tracekit.tracing.processors import FlowProcessor, ShieldedSampler, watch_forks
 from tracekit.tracing.propagator import DEFAULT_NAMES, composite
 from tracekit.tracing.providers import Providers
 
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LogRecordProcessor
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import TracerProvider as AnyTracerProvider
 
 _SHUTDOWN_MS = 5_000
 
@@ -91,22 +97,25 @@ class Signals:
         self._undo.append(lambda: propagate.set_global_textmap(before))
 
     def _set_up_traces(
-        self, providers: Providers, service: str, resource: Resource, processors: Iterable[SpanProcessor]
+        self, providers: Providers, service: str, resource: Resource, processors: Sequence[SpanProcessor]
     ) -> None:
-        target = trace.get_tracer_provider()
+        target: AnyTracerProvider = trace.get_tracer_provider()
+        processor = FlowProcessor(service, processors)
         if providers.owns_traces:
-            sampler = ShieldedSampler(sampling._get_from_env_or_default())  # noqa: SLF001 - the standard variables' own reader
-            target = TracerProvider(sampler, resource, shutdown_on_exit=False)
-            providers.traces.target = target
-            self._undo.append(lambda: setattr(providers.traces, "target", NoOpTracerProvider()))
+            target = TracerProvider(_sampler(), resource, shutdown_on_exit=False)
+            providers.traces.switch(target, processor)
+            self._undo.append(lambda: providers.traces.switch(NoOpTracerProvider(), None))
         else:
             self.joined.append("traces")
-            if not isinstance(target, TracerProvider):
-                return  # somebody's own: it takes no processors, and makes the spans as it likes
-        for processor in (FlowProcessor(service), *map(ShieldedProcessor, processors)):
+        self._tracers = target
+        if isinstance(target, TracerProvider):  # somebody's own takes none, and makes spans as it likes
             target.add_span_processor(processor)
             self._undo.append(processor.shutdown)
             self._flush.append(processor.force_flush)
+
+    def tracer(self, name: str) -> Tracer:
+        """A tracer for as long as these signals are set up, without a detour over what delegates."""
+        return self._tracers.get_tracer(name, schema_url=semconv.SCHEMA_URL)
 
     def _set_up_metrics(
         self, providers: Providers, resource: Resource, readers: Iterable[MetricReader]
@@ -150,6 +159,16 @@ class Signals:
             target.add_log_record_processor(processor)
             self._undo.append(processor.shutdown)
             self._flush.append(processor.force_flush)
+
+
+def _sampler() -> Sampler:
+    """The sampler that OTEL_TRACES_SAMPLER names. OpenTelemetry's own never raise; others may."""
+    name = os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
+    points = entry_points(group="opentelemetry_traces_sampler", name=name) if name else ()
+    for point in points:
+        if not point.value.startswith("opentelemetry.sdk."):
+            return ShieldedSampler(point.load()(os.environ.get(OTEL_TRACES_SAMPLER_ARG, "")))
+    return sampling._get_from_env_or_default()  # noqa: SLF001 - the standard variables' own reader
 
 
 def _has_buckets() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -66,8 +67,7 @@ class KafkaPython:
         return type(error).__name__ == "MessageSizeTooLargeError"
 
     def listen(self, result: Any, answered: Answered) -> bool:
-        from kafka.future import Future
-
+        Future: Any = sys.modules["kafka.future"].Future  # noqa: N806 - a class
         if not isinstance(result, Future):
             return False
         # By the base class: this callback is ours, and needs nobody's context.
