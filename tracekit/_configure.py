@@ -25,7 +25,7 @@ from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine
 from tracekit.messaging.metrics import Instruments
-from tracekit.patching import Integration, Patches, when_imported
+from tracekit.patching import Integration, Patches
 from tracekit.tracing.signals import Outputs, Signals
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             ]
             ready = [one for one in known if _is_ready(one)]
             for one in ready:
-                _arm(one, patches)
+                one.arm(patches)
             report = _report(settings, signals, known, exporting=outputs is None)
             handle = Handle(report, signals, patches)
             atexit.register(handle.undo)
@@ -195,7 +195,14 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
         by_contrib=frozenset({"kafka"} if settings.kafka == "contrib" else ()),
     )
     return engine, [
-        Integration(one.package, one.package, "", one.extra, functools.partial(engine.install, one))
+        Integration(
+            one.package,
+            one.package,
+            "",
+            one.extra,
+            functools.partial(engine.install, one),
+            one.contrib.partition(":")[0],
+        )
         for one in transports
     ]
 
@@ -210,23 +217,12 @@ def _is_ready(one: Integration) -> bool:
     return _is_installed(one.package) and _is_installed(one.needs)
 
 
-def _arm(one: Integration, patches: Patches) -> None:
-    """Instrument a library once it was imported."""
-
-    def install() -> None:
-        if patches.active:
-            with shielded(f"instrumenting {one.name}"):
-                one.install(patches)
-
-    when_imported(one.package, install)
-
-
 # -- the start-up line ------------------------------------------------------------------------------
 
 
 def _report(settings: Settings, signals: Signals, known: Sequence[Integration], *, exporting: bool) -> str:
     """`tracekit: orders -> http://127.0.0.1:4318 ok | fastapi, kafka on | requests found, …`"""
-    target = _destination(settings) if exporting else "here"
+    target = _destination(settings, signals.joined) if exporting else "here"
     parts = [f"tracekit: {settings.service} -> {target}"]
     on = [one.name for one in known if _is_ready(one)]
     parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
@@ -241,10 +237,10 @@ def _report(settings: Settings, signals: Signals, known: Sequence[Integration], 
     return " | ".join(parts)
 
 
-def _destination(settings: Settings) -> str:
+def _destination(settings: Settings, joined: Sequence[str]) -> str:
     names = {name for chosen in settings.exporters.values() for name in chosen}
     if not names:
-        return "nowhere (OTEL_*_EXPORTER=none)"
+        return "where the application's providers export" if joined else "nowhere (OTEL_*_EXPORTER=none)"
     if "otlp" not in names:
         return ", ".join(sorted(names))
     url = urlsplit(settings.endpoint)

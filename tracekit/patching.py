@@ -108,7 +108,8 @@ class Integration:
 
     `package` is the import that shows that the application uses it, `needs` a module that must be
     importable for that ("" for none), `extra` the one that brings it: `pip install 'tracekit[…]'`.
-    `install` is called once, after the import; what it does, `Patches.undo` undoes.
+    `contrib` is OpenTelemetry's own instrumentation of it, "" for none. `install` is called once, after
+    the import; what it does, `Patches.undo` undoes.
     """
 
     name: str
@@ -116,6 +117,29 @@ class Integration:
     needs: str
     extra: str
     install: Callable[[Patches], None]
+    contrib: str = ""
+
+    def arm(self, patches: Patches) -> None:
+        """Install it once the library was imported: now, where it is already."""
+        installed: list[bool] = []
+
+        def install(*, is_whole: bool) -> None:
+            # Where it is contrib's module that imports the library, that one must be whole first.
+            if installed or not patches.active or not (is_whole or not _is_begun(self.contrib)):
+                return
+            installed.append(True)
+            with shielded(f"instrumenting {self.name}"):
+                self.install(patches)
+
+        when_imported(self.package, functools.partial(install, is_whole=False))
+        if self.contrib and self.package not in sys.modules:
+            when_imported(self.contrib, functools.partial(install, is_whole=True))
+
+
+def _is_begun(module: str) -> bool:
+    """Whether a module is being imported right now, and not yet whole."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def when_imported(package: str, action: Callable[[], None]) -> None:

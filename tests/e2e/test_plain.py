@@ -109,7 +109,8 @@ def path_of(span: Span) -> object:
 def reserved(sink: FlowSink, prefix: str) -> int:
     """How many of these orders the stock has reserved."""
     return sum(
-        span.kind is Kind.SERVER and str(path_of(span)).startswith(f"/reserve/{prefix}") for span in sink.spans
+        span.kind is Kind.SERVER and str(path_of(span)).startswith(f"/reserve/{prefix}")
+        for span in sink.spans
     )
 
 

@@ -34,6 +34,7 @@ def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL
             "" if _fastapi_traces_itself() else server.CONTRIB,
             "fastapi",
             functools.partial(server.install, service=service, trust=whom),
+            server.CONTRIB,
         ),
         Integration(
             "httpx",
@@ -41,6 +42,7 @@ def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL
             "opentelemetry.instrumentation.httpx",
             "httpx",
             functools.partial(clients.install_httpx, trust=whom),
+            "opentelemetry.instrumentation.httpx",
         ),
         Integration(
             "requests",
@@ -48,6 +50,7 @@ def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL
             "opentelemetry.instrumentation.requests",
             "requests",
             functools.partial(clients.install_requests, trust=whom),
+            "opentelemetry.instrumentation.requests",
         ),
     )
 
