@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel
@@ -196,8 +197,22 @@ def outcome(span: Span, error: BaseException) -> str:
 
 
 def record_error(span: Span, error: BaseException) -> None:
-    """The error on its span: its type, its text, and where it was raised."""
+    """The error on its span: its type, its text, and where it was raised.
+
+    Not by `record_exception`: that writes `exception.escaped` too, which the conventions took back.
+    """
     if span.is_recording():
         span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-        span.record_exception(error)
+        span.add_event(
+            semconv.EXCEPTION_EVENT,
+            {
+                semconv.EXCEPTION_TYPE: _qualified(type(error)),
+                semconv.EXCEPTION_MESSAGE: str(error),
+                semconv.EXCEPTION_STACKTRACE: "".join(traceback.format_exception(error)),
+            },
+        )
         span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeGuard
 
 from tracekit import semconv
 from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
@@ -55,7 +55,7 @@ class KafkaPython:
             offsets: Any = call.get("offsets") or client.assignment()
             return [Message(topic) for topic in sorted({partition.topic for partition in offsets})]
         topic, headers = call["topic"], call.get("headers")
-        if not isinstance(topic, str) or not isinstance(headers, list | None):
+        if not isinstance(topic, str) or not _are_headers(headers):
             return ()  # the client will say what is wrong with it
         return [Message(topic, tuple(headers or ()), room=_room(client.config, call))]
 
@@ -111,6 +111,20 @@ def _message(record: Any) -> Message:
         published_at_ns=stamped if by_broker else None,
         sent_at_ns=None if by_broker else stamped,
         attributes=facts,
+    )
+
+
+def _are_headers(given: object) -> TypeGuard[list[tuple[str, bytes]] | None]:
+    """Whether the client takes these headers. We must not mend what it refuses."""
+    return given is None or (
+        isinstance(given, list)
+        and all(
+            isinstance(pair, tuple)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], bytes)
+            for pair in given
+        )
     )
 
 
