@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
 
-from tracekit import _configure, _settings, guard
+from tracekit import _configure, _settings, guard, semconv
 from tracekit.collector.memory import MemoryStore
 from tracekit.flow import Knowledge
 from tracekit.otlp import decode_logs, decode_metrics, decode_spans
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tracekit.testing.measured import Measured
 
 _QUIET_S: Final = 0.1
+_SAME_INSTANCE: Final = {"OTEL_RESOURCE_ATTRIBUTES": f"{semconv.SERVICE_INSTANCE_ID}=test"}
 
 
 class Captured(Flows):
@@ -120,9 +121,10 @@ def capture(
     """
     captured = Captured()
     with ExitStack() as undo:
-        undo.enter_context(only(environment or {}))
         if deterministic:
+            environment = {**_SAME_INSTANCE, **(environment or {})}
             undo.enter_context(determined())
+        undo.enter_context(only(environment or {}))
         settings = _settings.read(
             service=service, parent=parent, kafka=kafka, receive_spans=receive_spans, trust=trust, quiet=quiet
         )

@@ -1,4 +1,7 @@
-"""CheckedFlow: a flow, with what a test asserts about it."""
+"""CheckedFlow: a flow, with what a test asserts about it.
+
+`__tracebackhide__` has pytest show the line of the test, not ours.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from tracekit.flow import Break, Flow, render
 from tracekit.flow.labels import labels
+from tracekit.flow.text import counted
 from tracekit.redaction import REDACTED, REDACTOR
 from tracekit.testing.hops import consumers, way
 from tracekit.testing.snapshot import snapshot
@@ -82,6 +86,7 @@ class CheckedFlow:
 
     def span(self, name: str, *, service: str | None = None) -> Span:
         """The one span with this name. Raises AssertionError where there is none, or several."""
+        __tracebackhide__ = True
         found = [span for span in self.named(name) if service in (None, span.service.name)]
         if len(found) != 1:
             what = f"{name}" if service is None else f"{name} of {service}"
@@ -129,6 +134,7 @@ class CheckedFlow:
 
         Raises AssertionError where none is known to have waited there.
         """
+        __tracebackhide__ = True
         waits = [
             edge.wait.duration_ns
             for edge in self.flow.edges
@@ -164,12 +170,14 @@ class CheckedFlow:
 
     def assert_path(self, *names: str) -> None:
         """Each of these spans is below the one before, through calls and messages."""
+        __tracebackhide__ = True
         went = way(self.flow, names)
         if not went.is_whole:
             raise self._failed(went.gap)
 
     def assert_complete(self) -> None:
         """Nothing of it is still open, and it has no break."""
+        __tracebackhide__ = True
         wrong = [f"`{span.name}` ({span.service.name}) is still open" for span in self.flow.open_spans]
         wrong += [f"{each.reason} at `{each.at.name}`: {each.evidence}" for each in self.breaks]
         if wrong:
@@ -177,17 +185,19 @@ class CheckedFlow:
 
     def assert_no_orphans(self) -> None:
         """Every span but the entry hangs on another one."""
+        __tracebackhide__ = True
         tree = self.flow.tree
         orphans = [self.spans[at] for at in tree.roots[1:]]
         if orphans:
             names = ", ".join(f"`{span.name}` ({span.service.name})" for span in orphans)
-            raise self._failed(f"{len(orphans)} spans hang on nothing: {names}")
+            raise self._failed(f"{counted(len(orphans), 'span')} without a cause: {names}")
 
     def assert_linked(self, name: str, n: int) -> None:
         """The span with this name (a batch) has so many links."""
+        __tracebackhide__ = True
         found = len(self.span(name).links)
         if found != n:
-            raise self._failed(f"`{name}` has {found} links, not {n}")
+            raise self._failed(f"`{name}` has {counted(found, 'link')}, not {n}")
 
     def assert_within(
         self,
@@ -197,6 +207,7 @@ class CheckedFlow:
         spans: int | None = None,
     ) -> None:
         """It took no longer, and no more spans, than this: seconds, or text such as `300ms`, `2s`."""
+        __tracebackhide__ = True
         over = []
         if completion is not None and self.completion_time > seconds(completion):
             over.append(f"it completed in {self.completion_time:.3f} s, not within {completion}")
@@ -213,6 +224,7 @@ class CheckedFlow:
         Looked for is what `tracekit.redaction` hides (by key: passwords, tokens; by looks: cards, bearer
         tokens), and these regular expressions besides: `assert_no_pii(r"\\S+@\\S+")`.
         """
+        __tracebackhide__ = True
         extra = [re.compile(pattern) for pattern in patterns]
         leaks = [
             where
@@ -221,7 +233,7 @@ class CheckedFlow:
         ]
         if leaks:
             # Without the values: what must not be in a span must not be in a build log either.
-            said = REDACTOR.text(f"{len(leaks)} secrets: in " + "; in ".join(leaks))
+            said = REDACTOR.text(f"{counted(len(leaks), 'secret')}: in " + "; in ".join(leaks))
             for each in extra:
                 said = each.sub(REDACTED, said)
             raise AssertionError(said)

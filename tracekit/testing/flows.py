@@ -2,6 +2,7 @@
 
 Nothing sleeps. A wait looks whenever something arrived, until its condition is met; then it waits until
 nothing new came for a short while, so that what should not have come would be seen too.
+`__tracebackhide__` has pytest show the line of the test, not ours.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Flows:
 
             flows.wait_for(lambda: len(flows.spans) == 12, says="12 spans")
         """
+        __tracebackhide__ = True
         blocking(self._until(condition, says, list, timeout_s, quiet_s), self.store.changes)
 
     def wait_for_flow(
@@ -138,6 +140,7 @@ class Flows:
 
             flow = flows.wait_for_flow("POST /orders", "send orders", consumed={"orders": 3})
         """
+        __tracebackhide__ = True
         expected = Expected(path, consumed or {})
         return blocking(self._expecting(1, expected, timeout_s, quiet_s), self.store.changes)[0]
 
@@ -150,6 +153,7 @@ class Flows:
         quiet_s: float | None = None,
     ) -> tuple[CheckedFlow, ...]:
         """The flows that go along this path, once there are so many. Raises AssertionError for more."""
+        __tracebackhide__ = True
         expected = Expected(path, consumed or {})
         found = blocking(self._expecting(n, expected, timeout_s, quiet_s), self.store.changes)
         return _exactly(n, found, expected)
@@ -163,6 +167,7 @@ class Flows:
         says: str = "what was waited for",
     ) -> None:
         """As `wait_for`, for a task: what runs in the same event loop goes on meanwhile."""
+        __tracebackhide__ = True
         await awaiting(self._until(condition, says, list, timeout_s, quiet_s), self.store.changes)
 
     async def wait_for_flow_async(
@@ -173,6 +178,7 @@ class Flows:
         quiet_s: float | None = None,
     ) -> CheckedFlow:
         """As `wait_for_flow`, for a task."""
+        __tracebackhide__ = True
         expected = Expected(path, consumed or {})
         return (await awaiting(self._expecting(1, expected, timeout_s, quiet_s), self.store.changes))[0]
 
@@ -185,6 +191,7 @@ class Flows:
         quiet_s: float | None = None,
     ) -> tuple[CheckedFlow, ...]:
         """As `wait_for_flows`, for a task."""
+        __tracebackhide__ = True
         expected = Expected(path, consumed or {})
         found = await awaiting(self._expecting(n, expected, timeout_s, quiet_s), self.store.changes)
         return _exactly(n, found, expected)
@@ -193,6 +200,7 @@ class Flows:
         self, n: int, expected: Expected, timeout_s: float, quiet_s: float | None
     ) -> Steps[tuple[CheckedFlow, ...]]:
         """The steps of waiting for so many flows; gives them, and what there is more."""
+        __tracebackhide__ = True
 
         def number() -> int:
             return sum(map(expected.is_met, self._built(is_quiet=False)))
@@ -216,6 +224,7 @@ class Flows:
         quiet_s: float | None,
     ) -> Steps[Literal["met"]]:
         """The steps of waiting for a condition. Raises NotSeenError, with what is missing."""
+        __tracebackhide__ = True
         quiet_s = self.quiet_s if quiet_s is None else quiet_s
         outcome = yield from until(is_met, self._arrived, timeout_s, quiet_s)
         if outcome == "met":
@@ -231,6 +240,7 @@ class Flows:
 
 
 def _exactly(n: int, found: tuple[CheckedFlow, ...], expected: Expected) -> tuple[CheckedFlow, ...]:
+    __tracebackhide__ = True
     if len(found) > n:
         names = ", ".join(f"{flow.name} ({flow.id[:8]})" for flow in found[:_MOST_NAMED])
         raise AssertionError(f"{counted(len(found), 'flow')} {expected}, not {n}: {names}")

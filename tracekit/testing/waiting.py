@@ -39,6 +39,7 @@ def until(
 
 def blocking(steps: Steps[T], changes: Changes) -> T:
     """What the steps give; this thread waits."""
+    __tracebackhide__ = True
     step, given = _next(steps, None)
     while step is not None:
         step, given = _next(steps, changes.wait(*step))
@@ -48,6 +49,7 @@ def blocking(steps: Steps[T], changes: Changes) -> T:
 
 async def awaiting(steps: Steps[T], changes: Changes) -> T:
     """What the steps give; this task waits, and its event loop goes on."""
+    __tracebackhide__ = True
     step, given = _next(steps, None)
     while step is not None:
         step, given = _next(steps, await changes.wait_async(*step))
@@ -57,6 +59,7 @@ async def awaiting(steps: Steps[T], changes: Changes) -> T:
 
 def _next(steps: Steps[T], met: bool | None) -> tuple[Step | None, tuple[T] | None]:
     """The next step, or what they gave at the end."""
+    __tracebackhide__ = True
     try:
         return (next(steps) if met is None else steps.send(met)), None
     except StopIteration as end:
