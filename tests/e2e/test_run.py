@@ -1,0 +1,181 @@
+"""`tracekit run`: the program as it always was, traced; and what it says where it cannot be."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import subprocess
+import venv
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.programs import PATIENCE_S, PLAIN, TRACEKIT_RUN, environment, listening, running, uvicorn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tracekit.testing import FlowSink
+
+
+def run(*arguments: str, said: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """`tracekit run` with these arguments, until the program's end."""
+    return subprocess.run(
+        [*TRACEKIT_RUN, *arguments],
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=PLAIN,
+        env=environment(OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
+        | variables,
+    )
+
+
+def python(program: str) -> tuple[str, ...]:
+    return "--", "python", "-c", program
+
+
+STARTED = "open('started', 'w')"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"),
+    [
+        ((), {}, "no program given. Try: tracekit run -- python worker.py"),
+        (("--", "no-such-program"), {}, "there is no program 'no-such-program' here. Is it installed?"),
+        (
+            ("--", "worker.py"),
+            {},
+            "there is no program 'worker.py' here. Try: tracekit run -- python worker.py",
+        ),
+        (
+            python(STARTED),
+            {"OTEL_TRACES_SAMPLER": "sometimes"},
+            (
+                "OTEL_TRACES_SAMPLER='sometimes': one of always_off, always_on, parentbased_always_off, "
+                "parentbased_always_on, parentbased_traceidratio, traceidratio"
+            ),
+        ),
+        (
+            ("--endpoint", "collector:4318", *python(STARTED)),
+            {},
+            "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4318': a URL such as http://127.0.0.1:4318",
+        ),
+    ],
+    ids=["no program", "not found", "a script", "wrong variable", "wrong argument"],
+)
+def test_what_is_wrong_is_said_with_its_cure_before_the_program_starts(
+    arguments: tuple[str, ...], variables: dict[str, str], says: str
+) -> None:
+    done = run(*arguments, **variables)
+
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"tracekit run: {says}\n")
+    assert not (PLAIN / "started").exists()
+
+
+def test_exit_code_input_and_output_are_the_program_s_own() -> None:
+    done = run(*python("import sys; print(sys.stdin.read().upper(), end=''); sys.exit(7)"), said="an order\n")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, "AN ORDER\n", "")
+
+
+def test_a_program_that_imports_something_traced_says_one_line() -> None:
+    done = run("--service", "shop", *python("import requests, httpx; print('done')"))
+
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tracekit: shop -> nowhere (OTEL_*_EXPORTER=none) | fastapi, httpx, requests, ")
+
+
+def test_quiet_says_nothing() -> None:
+    done = run("--quiet", *python("import requests; print('done')"))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def started(program: str) -> subprocess.Popen[str]:
+    """The program, ready: it has said so in its first line."""
+    process = subprocess.Popen(
+        [*TRACEKIT_RUN, "--quiet", *python(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{process.pid}\n"  # the program took the command's place
+    return process
+
+
+WAITS = "import os, requests, signal, sys\nprint(os.getpid(), flush=True)\n"
+
+
+def test_ctrl_c_is_the_program_s_to_catch() -> None:
+    program = f"{WAITS}try: signal.pause()\nexcept KeyboardInterrupt: print('caught'); sys.exit(5)"
+    with started(program) as process:
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, said, errors) == (5, "caught\n", "")
+
+
+def test_sigterm_ends_a_program_that_does_not_mind_it_as_ever() -> None:
+    with started(f"{WAITS}signal.pause()") as process:
+        process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, said, errors) == (-signal.SIGTERM, "", "")
+
+
+def test_the_user_s_own_sitecustomize_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['THEIRS'] = 'ran'\n")
+
+    done = run(
+        *python("import os, requests, sitecustomize; print(os.environ['THEIRS'], sitecustomize.__file__)"),
+        PYTHONPATH=str(tmp_path),
+    )
+
+    assert done.stdout == f"ran {tmp_path / 'sitecustomize.py'}\n"
+    assert done.stderr.startswith("tracekit: ")
+
+
+def test_a_python_without_tracekit_runs_untraced_and_says_why(tmp_path: Path) -> None:
+    venv.create(tmp_path)
+    other = tmp_path / "bin" / "python"
+
+    done = run("--", str(other), "-c", "print('done')")
+
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.stderr == (
+        f"tracekit: not tracing: No module named 'tracekit' (is tracekit installed for {other}?)\n"
+    )
+
+
+def test_every_worker_is_traced_and_their_supervisor_stays_silent(flow_sink: FlowSink) -> None:
+    variables = {**flow_sink.env, "OTEL_SERVICE_NAME": "stock"}
+    with listening() as (bound, url):
+        command = [*TRACEKIT_RUN, "--", *uvicorn("stock:app", bound, "--workers", "2")]
+        with running(command, variables, listening=bound) as program:
+            address = url.removeprefix("http://")
+
+            def workers() -> set[object]:
+                return {span.service.instance for span in flow_sink.spans}
+
+            def asked() -> bool:
+                # A new connection goes to whichever worker takes it.
+                connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+                connection.request("POST", "/reserve/1")
+                assert connection.getresponse().read() == b'{"reserved":"1"}'
+                connection.close()
+                return len(workers()) == 2
+
+            flow_sink.wait_for(asked, timeout_s=PATIENCE_S, quiet_s=0, says="spans of two workers")
+            code = program.end()
+            said = program.stderr
+
+    lines = [line for line in said.splitlines() if line.startswith("tracekit")]
+    assert len(lines) == 2, said
+    assert all(line.startswith(f"tracekit: stock -> {flow_sink.http_endpoint} ok | ") for line in lines)
+    assert {(span.name, span.parent_id) for span in flow_sink.spans} == {("POST /reserve/{number}", None)}
+    assert code in (0, -signal.SIGINT, 130), said
