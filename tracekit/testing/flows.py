@@ -202,8 +202,14 @@ class Flows:
         """The steps of waiting for so many flows; gives them, and what there is more."""
         __tracebackhide__ = True
 
-        def number() -> int:
-            return sum(map(expected.is_met, self._built(is_quiet=False)))
+        seen = {-1: 0}  # by how many spans had come; metrics and log lines are no reason to look again
+
+        def are_there() -> bool:
+            arrived = self._arrived()
+            if arrived not in seen:
+                seen.clear()
+                seen[arrived] = sum(map(expected.is_met, self._built(is_quiet=False)))
+            return seen[arrived] >= n
 
         def missing() -> list[str]:
             flows = self._built()
@@ -212,7 +218,7 @@ class Flows:
             return said + expected.missing([flow for flow in flows if not expected.is_met(flow)])
 
         what = f"{counted(n, 'flow')} {expected}".strip()
-        yield from self._until(lambda: number() >= n, what, missing, timeout_s, quiet_s)
+        yield from self._until(are_there, what, missing, timeout_s, quiet_s)
         return tuple(flow for flow in self.flows if expected.is_met(flow.flow))
 
     def _until(
