@@ -198,7 +198,7 @@ def test_case_06_what_the_application_raises_inside_a_send_arrives_as_the_same_o
     assert [event.name for event in span.events] == ["exception"]
 
 
-# -- the caller's objects, and the headers ----------------------------------------------------------------
+# -- the caller's objects, and the headers ------------------------------------------------------------
 
 
 def test_case_07_the_caller_s_headers_stay_as_they_were(topic: Topic, flows: Captured) -> None:
@@ -271,7 +271,7 @@ def test_a_call_that_does_not_fit_the_client_is_refused_by_the_client(topic: Top
     assert flows.spans == ()
 
 
-# -- whose context --------------------------------------------------------------------------------------
+# -- whose context ------------------------------------------------------------------------------------
 
 
 def test_case_10_a_relayed_message_keeps_its_creation_context(topic: Topic, flows: Captured) -> None:
@@ -335,7 +335,7 @@ def test_case_11_headers_that_we_wrote_are_replaced_too(topic: Topic, flows: Cap
     assert (sent.kind, sent.links) == (PRODUCER, ())
 
 
-# -- callbacks --------------------------------------------------------------------------------------------
+# -- callbacks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", ["add_callback", "add_both"])
@@ -372,7 +372,7 @@ def test_a_callback_s_arguments_and_exception_are_its_own(topic: Topic, flows: C
     assert heard == [("order", 7, answer)]
 
 
-# -- room -------------------------------------------------------------------------------------------------
+# -- room ---------------------------------------------------------------------------------------------
 
 
 def largest(producer: Any, headers: list[tuple[str, bytes]]) -> int:

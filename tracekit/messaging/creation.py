@@ -75,7 +75,14 @@ class Arrived:
         own = dict(attributes or {})
         if self.pathway is not None and self.pathway.flow_id and not self.pathway.is_hub:
             own[semconv.FLOW_ID] = self.pathway.flow_id
-        return Link(self.context, own)
+        return linked(self.context, own)
+
+
+def linked(context: SpanContext, attributes: Mapping[str, str | int | bool] | None = None) -> Link:
+    """The link to a creation context; one that came unsampled says so: its span exists nowhere."""
+    if context.trace_flags.sampled:
+        return Link(context, attributes)
+    return Link(context, {**(attributes or {}), semconv.CONTEXT_SAMPLED: False})
 
 
 def _brought(headers: Mapping[str, str]) -> Brought:

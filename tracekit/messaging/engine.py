@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
-from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace import SpanKind
 
 from tracekit import context as ours
 from tracekit import semconv
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span, SpanContext, Tracer
+    from opentelemetry.trace import Link, Span, SpanContext, Tracer
 
     from tracekit.messaging.creation import Arrived
     from tracekit.messaging.metrics import Count, Counts, Distribution, Distributions, Instruments
@@ -400,7 +400,7 @@ class Engine:
             shape.attributes
             if message.id is None
             else {**shape.attributes, semconv.MESSAGING_MESSAGE_ID: message.id},
-            [Link(kept)] if kept is not None else None,
+            [creation.linked(kept)] if kept is not None else None,
             start_ns,
         )
         checkpoint = ours.checkpoint_of(context)

@@ -62,8 +62,8 @@ class _Taken(Generic[Item]):
     ) -> None:
         with shielded("an item of a queue"):
             if self._process is not None:
-                self._process.end(error)
                 self._process.leave()
+                self._process.end(error)
         self._owner.inner.task_done()
 
     async def __aexit__(

@@ -58,12 +58,12 @@ class ConsumerLoop:
         """End the turn that nobody ended, with a mark: the client goes on without this loop."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            turn.end(leaked=True)
             turn.leave()
+            turn.end(leaked=True)
 
     def _end(self, error: BaseException | None = None) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
             with shielded("the turn of a loop"):
+                turn.leave()  # first: also where the span cannot be ended
                 turn.end(error)
-                turn.leave()

@@ -161,7 +161,7 @@ def _links(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> list
     """A link to the creation context always, and one to the ambient span that is not the parent."""
     if not arrived.is_known:
         return None
-    links = [Link(arrived.context)]
+    links = [creation.linked(arrived.context)]
     if rule == "message" and surrounding is not None:
         links.append(Link(surrounding.get_span_context()))
     return links

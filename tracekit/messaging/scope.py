@@ -74,9 +74,9 @@ class Scope(Generic[Work]):
         work, self._work = self._work, None
         if work is not None:
             with shielded("the end of a process scope"):
-                work.end(error)
                 if not self._adopted:
-                    work.leave()
+                    work.leave()  # first: also where the span cannot be ended
+                work.end(error)
 
     async def __aenter__(self) -> Scope[Work]:
         return self.__enter__()

@@ -83,6 +83,9 @@ class FlowProcessor(SpanProcessor):
         # Who knew the flow before the span began has given it among the first attributes.
         if not pathway.is_hub and semconv.FLOW_ID not in (span.attributes or ()):
             span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
+        parent = span.parent
+        if parent is not None and parent.is_remote and not parent.trace_flags.sampled:
+            span.set_attribute(semconv.CONTEXT_SAMPLED, False)
 
     def shutdown(self) -> None:
         self.active = False

@@ -89,11 +89,11 @@ class KafkaPython:
         return [_message(record) for record in self.records(result)]
 
     def records(self, result: Any) -> Sequence[object]:
-        if result is None:
-            return ()
+        if type(result).__name__ == "ConsumerRecord":
+            return [result]
         if isinstance(result, Mapping):
             return [record for records in result.values() for record in records]
-        return [result] if type(result).__name__ == "ConsumerRecord" else list(result)
+        return result if isinstance(result, list) else ()
 
 
 def _message(record: Any) -> Message:
