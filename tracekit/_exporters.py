@@ -37,6 +37,11 @@ def _exporter(settings: Settings, signal: str, name: str) -> Any:
     entry = _OTLP[settings.protocol] if name == "otlp" else name
     for point in entry_points(group=f"opentelemetry_{signal}_exporter", name=entry):
         make = point.load()
+        if signal == "traces" and name == "otlp" and settings.protocol == "http/protobuf":
+            # The same exporter, with an encoder of ours. By its own name, the SDK's can still be had.
+            from tracekit.tracing.otlp_exporter import EncodingSpanExporter
+
+            make = EncodingSpanExporter
         # An exporter reads the OTEL_EXPORTER_OTLP_* variables itself; an argument goes before them.
         if name != "otlp" or not settings.endpoint_given:
             return make()
