@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.trace import Status, StatusCode
 
 from tracekit import semconv
 from tracekit.context import Carried
 from tracekit.guard import shielded
+from tracekit.tracing.errors import outcome
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,12 +41,8 @@ class _Life:
             return
         self._ended = True
         with shielded("the span of a generator"):
-            if isinstance(error, Exception):
-                self._span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-                self._span.record_exception(error)
-                self._span.set_status(Status(StatusCode.ERROR, str(error)))
-            elif error is not None and not isinstance(error, GeneratorExit):
-                self._span.set_attribute(semconv.CANCELLED, True)
+            if error is not None and not isinstance(error, GeneratorExit):
+                outcome(self._span, error)
             self._span.end()
 
     def step(self, run: Callable[..., Any], *args: Any) -> Any:
