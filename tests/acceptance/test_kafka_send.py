@@ -126,6 +126,7 @@ def test_case_05_an_error_of_the_delivery_is_an_error_of_the_send(kafka: Kafka, 
         producer = kafka.producer(**broker.settings, delivery_timeout_ms=200, request_timeout_ms=150)
         producer.partitions_for("orders")
         os.kill(broker.pid, signal.SIGSTOP)  # it answers no more
+        os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             with tracer.start_as_current_span("job") as caller:
                 future = producer.send("orders", b"an order")

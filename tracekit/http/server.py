@@ -22,7 +22,7 @@ from tracekit.guard import shielded
 from tracekit.http import background
 from tracekit.http.asgi import make_safe
 from tracekit.http.names import stable_names
-from tracekit.messaging.processing import sound
+from tracekit.messaging.processing import unleaked
 from tracekit.tracing.propagator import Arrival, arriving
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _clean(context: Context) -> Context:
 
     A span that has ended is never a parent; with it goes whatever else was left there.
     """
-    context = sound(context)
+    context = unleaked(context)
     span = trace.get_current_span(context)
     if isinstance(span, ReadableSpan) and span.end_time is not None:
         return Context()

@@ -86,11 +86,12 @@ def _heard(hook: Callable[..., None] | None, span: Any, record: Any, *rest: Any)
 class ContribTurn:
     """One turn of a loop whose messages contrib receives: its span, which has ended, is the parent."""
 
-    __slots__ = ("context", "ended", "record", "saved")
+    __slots__ = ("context", "ended", "may_leak", "record", "saved")
 
     def __init__(self, message: Message, record: object) -> None:
         self.record = record
         self.ended = False
+        self.may_leak = False
         self.saved = otel.get_current()
         arrived = creation.Arrived(message)
         received = _received.get()

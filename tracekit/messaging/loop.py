@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ConsumerLoop:
     """An iterator over the client's own; entered by `with`, it also knows how its body ended."""
 
-    __slots__ = ("__weakref__", "_client", "_engine", "_source", "_transport", "_turn")
+    __slots__ = ("__weakref__", "_client", "_engine", "_is_entered", "_source", "_transport", "_turn")
 
     def __init__(self, engine: Engine, transport: Transport, client: object, source: Iterator[Any]) -> None:
         self._engine = engine
@@ -29,6 +29,7 @@ class ConsumerLoop:
         self._client = client
         self._source = source
         self._turn: Turn | None = None
+        self._is_entered = False
 
     def __iter__(self) -> ConsumerLoop:
         return self
@@ -39,11 +40,13 @@ class ConsumerLoop:
         if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
             with shielded("the turn of a loop"):
                 turn = self._engine.turn(self._transport, messages[0], record, self._client)
+                turn.may_leak = not self._is_entered
                 turn.enter()
                 self._turn = turn
         return record
 
     def __enter__(self) -> ConsumerLoop:
+        self._is_entered = True
         return self
 
     def __exit__(

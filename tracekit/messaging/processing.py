@@ -42,6 +42,7 @@ class Process:
         "_start_ns",
         "context",
         "ended",
+        "may_leak",
         "record",
         "saved",
         "span",
@@ -61,6 +62,8 @@ class Process:
         self._engine = engine
         self.record = record
         self.ended = False
+        self.may_leak = False
+        """Whether nobody is bound to end it: a turn of a loop that was not entered by `with`."""
         self.saved = otel.get_current()
         reader = client if client is not None else engine.reader_of(transport, message.destination)
         self._shape = engine.shape(transport, reader, "process", "process", message.destination)
@@ -126,6 +129,24 @@ def sound(context: Context) -> Context:
     """The context without scopes that have ended but were never left (a leaked iterator)."""
     process = current_process(context)
     while process is not None and process.ended and trace.get_current_span(context) is process.span:
+        context = process.saved
+        process = current_process(context)
+    return context
+
+
+def unleaked(context: Context) -> Context:
+    """The context for a request from outside: it is no part of a message's processing.
+
+    Where the turn of a plain loop is current nevertheless, its iterator has outlived the loop: the
+    turn is ended, with a mark. (What calls an application in its own process from the body of a loop,
+    without a client that is traced, must enter that loop by `with consuming(...)`.)
+    """
+    process = current_process(context)
+    while process is not None and trace.get_current_span(context) is process.span:
+        if not process.ended:
+            if not process.may_leak:
+                return context
+            process.end(leaked=True)
         context = process.saved
         process = current_process(context)
     return context

@@ -1,0 +1,419 @@
+"""Loops over a Kafka consumer: each turn is the processing of its message, however the loop is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+from kafka.errors import IllegalStateError
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
+
+import tracekit
+from tests.acceptance.kafka_rig import (
+    CONSUMER,
+    SERVER,
+    SPAN,
+    TRACE,
+    context_headers,
+    links_of,
+    measures,
+    named,
+    parent_of,
+    points,
+    the,
+    where,
+)
+from tracekit.model import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.acceptance.kafka_rig import Topic
+    from tracekit.testing import Captured
+
+tracer = trace.get_tracer("tests")
+
+
+def plain(consumer: Any) -> Iterator[Any]:
+    """`for message in consumer`"""
+    return iter(consumer)
+
+
+def consuming(consumer: Any) -> Iterator[Any]:
+    """`for message in consuming(consumer)`"""
+    return iter(tracekit.consuming(consumer))
+
+
+LOOPS: dict[str, Callable[[Any], Iterator[Any]]] = {"plain": plain, "consuming": consuming}
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> Callable[[Any], Iterator[Any]]:
+    found: Callable[[Any], Iterator[Any]] = LOOPS[request.param]
+    return found
+
+
+# -- a turn -------------------------------------------------------------------------------------------
+
+
+def test_case_17_the_body_of_a_loop_works_inside_the_span_of_its_message(
+    topic: Topic, loop: Callable[[Any], Iterator[Any]], flows: Captured
+) -> None:
+    topic.put(b"first", b"second", b"third", headers=context_headers(baggage="tenant=north"))
+    before = otel.get_current()
+    records: list[Any] = []
+
+    for record in loop(topic.consumer()):
+        records.append(record)
+        with tracer.start_as_current_span("work"):
+            assert baggage.get_baggage("tenant") == "north"
+        if len(records) == 3:
+            break
+
+    assert otel.get_current() is before
+    turns, work = named(flows, f"process {topic.name}"), named(flows, "work")
+    assert [where(turn) for turn in turns] == [parent_of(each) for each in work]
+    assert [dict(turn.attributes) for turn in turns] == [topic.processed(each, TRACE) for each in records]
+    assert {(turn.kind, parent_of(turn), *links_of(turn)) for turn in turns} == {
+        (CONSUMER, (TRACE, SPAN), (TRACE, SPAN))
+    }
+    for turn, each in zip(turns, work, strict=True):
+        assert turn.start_ns <= each.start_ns <= (each.end_ns or 0) <= (turn.end_ns or 0)
+    for turn, following in itertools.pairwise(turns):
+        assert (turn.end_ns or 0) <= following.start_ns
+
+
+def test_case_17_waiting_for_the_next_message_is_no_part_of_a_turn(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first")
+    consumer = topic.consumer(consumer_timeout_ms=500)
+
+    for _ in consumer:  # ends when nothing came for half a second
+        pass
+
+    turn = the(flows, f"process {topic.name}")
+    assert (turn.end_ns or 0) - turn.start_ns < 250_000_000
+    assert turn.status is Status.UNSET
+    assert not [
+        each
+        for each in measures(flows, "messaging.client.operation.duration")
+        if "error.type" in each.attributes
+    ]
+
+
+def test_case_17_a_loop_inside_an_ambient_span_has_its_turns_below_it(topic: Topic, flows: Captured) -> None:
+    topic.put(headers=context_headers())
+
+    with tracer.start_as_current_span("job"):
+        for _ in topic.consumer():
+            break
+        topic.send()
+
+    turn, job = the(flows, f"process {topic.name}"), the(flows, "job")
+    assert (parent_of(turn), links_of(turn)) == (where(job), [(TRACE, SPAN)])
+    assert parent_of(the(flows, f"send {topic.name}")) == where(job)
+
+
+def test_case_17_a_loop_goes_on_where_the_one_before_was_left(
+    topic: Topic, loop: Callable[[Any], Iterator[Any]], flows: Captured
+) -> None:
+    topic.put(b"first", b"second")
+    consumer = topic.consumer()
+
+    values = []
+    for _ in range(2):
+        for record in loop(consumer):
+            values.append(record.value)
+            break
+
+    assert values == [b"first", b"second"]
+    assert len(named(flows, f"process {topic.name}")) == 2
+
+
+def test_a_loop_in_a_loop_has_its_turns_inside_those_of_the_other(topic: Topic, flows: Captured) -> None:
+    inner_topic = topic.kafka.topic("lines")
+    topic.producer.send(inner_topic, b"a line").get(10)
+    topic.put(b"first")
+    inner = topic.kafka.consumer(inner_topic)
+
+    for _ in topic.consumer():
+        for _ in inner:
+            break
+        topic.send()
+        break
+
+    outer = the(flows, f"process {topic.name}")
+    assert parent_of(the(flows, f"send {topic.name}")) == where(outer)
+    assert parent_of(the(flows, f"process {inner_topic}")) == where(outer)
+
+
+# -- how it is left -----------------------------------------------------------------------------------
+
+
+def test_case_19_an_exception_in_the_body_is_an_error_of_its_message(topic: Topic, flows: Captured) -> None:
+    topic.put(headers=context_headers())
+    consumer = topic.consumer()
+    before = otel.get_current()
+    error = ValueError("no such order")
+
+    def work() -> None:
+        with tracekit.consuming(consumer) as messages:
+            for _ in messages:
+                raise error
+
+    with pytest.raises(ValueError, match="no such order") as raised:
+        work()
+
+    assert raised.value is error
+    assert otel.get_current() is before
+    turn = the(flows, f"process {topic.name}")
+    assert (turn.status, turn.attributes["error.type"]) == (Status.ERROR, "ValueError")
+    assert [each.attributes.get("error.type") for each in measures(flows, "messaging.process.duration")] == [
+        "ValueError"
+    ]
+
+
+def test_case_19_leaving_the_block_ends_the_turn(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+    consumer = topic.consumer()
+    before = otel.get_current()
+
+    with tracekit.consuming(consumer) as messages:
+        for _ in messages:
+            break
+        assert named(flows, f"process {topic.name}") == []  # it is in the variable: until the block ends
+    after = otel.get_current()
+
+    assert after is before
+    turn = the(flows, f"process {topic.name}")
+    assert (turn.status, turn.attributes.get("tracekit.leaked")) == (Status.UNSET, None)
+
+
+def test_case_19_a_plain_loop_that_is_left_by_an_exception_has_ended_its_turn(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(headers=context_headers())
+    consumer = topic.consumer()
+    before = otel.get_current()
+
+    def work() -> None:
+        for _ in consumer:
+            raise ValueError("no such order")
+
+    with contextlib.suppress(ValueError):  # its traceback holds the frame, the frame the iterator
+        work()
+
+    assert otel.get_current() is before
+    assert the(flows, f"process {topic.name}").attributes.get("tracekit.leaked") is None
+
+
+def for_break(consumer: Any) -> None:
+    for _ in consumer:
+        break
+
+
+def for_return(consumer: Any) -> None:
+    for _ in consumer:
+        return
+
+
+def islice(consumer: Any) -> None:
+    for _ in itertools.islice(consumer, 1):
+        pass
+
+
+def enumerated(consumer: Any) -> None:
+    for number, _ in enumerate(consumer):
+        if number == 0:
+            break
+
+
+def generator(consumer: Any) -> None:
+    values = (record.value for record in consumer)
+    assert next(values) == b"first"
+    values.close()
+
+
+async def in_a_task(consumer: Any) -> None:
+    for _ in consumer:
+        await asyncio.sleep(0)
+        break
+
+
+LEFT = [
+    for_break,
+    for_return,
+    islice,
+    enumerated,
+    generator,
+    lambda consumer: asyncio.run(in_a_task(consumer)),
+]
+
+
+@pytest.mark.parametrize("leave", LEFT, ids=["break", "return", "islice", "enumerate", "generator", "task"])
+def test_case_49_however_a_plain_loop_is_left_its_turn_has_ended(
+    topic: Topic, leave: Callable[[Any], None], flows: Captured
+) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+    consumer = topic.consumer()
+    before = otel.get_current()
+
+    leave(consumer)
+
+    assert otel.get_current() is before
+    turn = the(flows, f"process {topic.name}")
+    assert (turn.status, turn.attributes.get("tracekit.leaked")) == (Status.UNSET, None)
+
+
+# -- an iterator that outlives its loop ---------------------------------------------------------------
+
+
+def leaked(consumer: Any) -> Iterator[Any]:
+    """A loop that was left with its iterator kept."""
+    messages: Iterator[Any] = iter(consumer)
+    for _ in messages:
+        break
+    return messages
+
+
+def in_its_own_context(work: Callable[[], None]) -> None:
+    """What leaks there is gone with it: a test must not leave anything current."""
+    contextvars.copy_context().run(work)
+
+
+@pytest.mark.parametrize("way", ["poll", "next", "iter", "consuming"])
+def test_case_49_a_leaked_turn_ends_with_the_next_thing_received(
+    topic: Topic, way: str, flows: Captured
+) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+    consumer = topic.consumer()
+    kept: list[Any] = []
+
+    def work() -> None:
+        before = otel.get_current()
+        kept.append(leaked(consumer))
+        assert otel.get_current() is not before  # nobody can know yet
+        if way == "poll":
+            consumer.poll(timeout_ms=10_000)
+        elif way == "next":
+            next(consumer)
+        else:
+            kept.append(LOOPS["plain" if way == "iter" else way](consumer))
+        assert otel.get_current() is before
+        topic.send()
+
+    in_its_own_context(work)
+
+    turn = the(flows, f"process {topic.name}")
+    assert turn.attributes["tracekit.leaked"] is True
+    assert the(flows, f"send {topic.name}").parent_id is None
+    assert points(flows, "messaging.process.duration") == []  # it says nothing about the work
+    kept.clear()
+    assert len(named(flows, f"process {topic.name}")) == 1
+
+
+def test_case_49_a_leaked_turn_is_never_the_parent_of_the_next_one(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first")
+    topic.put(b"second", headers=context_headers())
+    consumer = topic.consumer()
+
+    def work() -> None:
+        kept = leaked(consumer)
+        for _ in consumer:
+            break
+        del kept
+
+    in_its_own_context(work)
+
+    first, second = named(flows, f"process {topic.name}")
+    assert first.attributes["tracekit.leaked"] is True
+    assert (parent_of(second), second.attributes.get("tracekit.leaked")) == ((TRACE, SPAN), None)
+
+
+async def request(app: FastAPI, path: str) -> int:
+    """A request as a server hands it over. Not by a client: that one would be traced."""
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 8_000),
+    }
+    await app(scope, receive, send)
+    status: int = answers[0]["status"]
+    return status
+
+
+def test_case_49_a_leaked_turn_is_never_the_parent_of_a_request(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first", headers=context_headers())
+    consumer = topic.consumer()
+    app = FastAPI()
+
+    @app.get("/orders")
+    async def orders() -> int:
+        topic.producer.send(topic.name, b"an order")
+        return 7
+
+    def work() -> None:
+        kept = leaked(consumer)
+        for _ in range(2):
+            assert asyncio.run(request(app, "/orders")) == 200
+        del kept
+
+    in_its_own_context(work)
+    topic.producer.flush()
+
+    turn = the(flows, f"process {topic.name}")
+    requests, sends = named(flows, "GET /orders"), named(flows, f"send {topic.name}")
+    assert turn.attributes["tracekit.leaked"] is True
+    assert [(each.kind, each.parent_id) for each in requests] == [(SERVER, None)] * 2
+    assert [parent_of(each) for each in sends] == [where(each) for each in requests]
+    assert {each.attributes["tracekit.flow.id"] for each in requests}.isdisjoint({TRACE})
+
+
+# -- what the client still does -----------------------------------------------------------------------
+
+
+def test_a_bare_next_is_a_receive(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first")
+    before = otel.get_current()
+
+    record = next(topic.consumer())
+
+    assert (record.value, otel.get_current()) == (b"first", before)
+    assert flows.spans == ()
+    labels = topic.labels("receive", "poll", messaging_consumer_group_name=topic.group)
+    assert points(flows, "messaging.client.consumed.messages") == [(labels, 1, 0)]
+
+
+def test_a_closed_consumer_raises_as_without_us(topic: Topic, flows: Captured) -> None:
+    consumer = topic.consumer()
+    consumer.close()
+
+    with pytest.raises(IllegalStateError, match="KafkaConsumer is closed"):
+        consumer.poll()
+
+    labels = topic.labels("receive", "poll", messaging_consumer_group_name=topic.group)
+    del labels["messaging.destination.name"]
+    ((found, _, count),) = points(flows, "messaging.client.operation.duration")
+    assert (found, count) == ({**labels, "error.type": "IllegalStateError"}, 1)
