@@ -12,6 +12,7 @@ import functools
 import socket
 import sys
 import threading
+import time
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -43,7 +44,13 @@ _REACH_S: Final = 0.25
 class Handle:
     """What `configure()` gives: `flush()` what is unsent, `undo()` everything, `dropped()` so far.
 
-    As a context manager it undoes at the end of the block. `report` is the start-up line.
+    As a context manager it undoes at the end of the block. `report` is the start-up line. None of it
+    raises.
+
+        with tracekit.configure("nightly") as handle:
+            run()
+            if not handle.flush(timeout_s=2):
+                print("not all was sent:", handle.dropped())
     """
 
     def __init__(self, report: str, signals: Signals | None, patches: Patches) -> None:
@@ -70,17 +77,22 @@ class Handle:
         return done and dropped().get("export", 0) == lost
 
     def undo(self, timeout_s: float = _EXIT_S) -> None:
-        """Flush, then take everything back: patches, processors, providers' targets, propagators."""
+        """Flush, then take everything back: patches, processors, providers' targets, propagators.
+
+        Never takes longer than this; what an exporter still holds then is lost, and counted.
+        """
         if self._undone:
             return
         self._undone = True
+        until = time.monotonic() + timeout_s
         atexit.unregister(self.undo)
         scope.install(None)
         self._patches.undo()
         if not self.flush(timeout_s):
             count_drop("late", "telemetry that was unsent at the end")
         if self._signals is not None:
-            _within(timeout_s, self._signals.undo)
+            self._signals.give_back()
+            _within(max(0.0, until - time.monotonic()), self._signals.shut_down)
 
     @staticmethod
     def dropped() -> Mapping[Reason, int]:
@@ -117,7 +129,7 @@ def configure(
     trust: Mapping[str, str] | None = None,
     quiet: bool | None = None,
 ) -> Handle:
-    """Trace this process: its HTTP, its Kafka, its logs; and say in one line what is traced.
+    """Trace this process: its HTTP, its Kafka, its logs; and say on standard error what is traced.
 
     `service` is its name (else OTEL_SERVICE_NAME, else the program's), `endpoint` an OTLP address
     (else OTEL_EXPORTER_OTLP_ENDPOINT, else this machine's port 4318). `parent` says whose child the
@@ -126,11 +138,14 @@ def configure(
     to opentelemetry-instrumentation-kafka-python. `receive_spans` shows the calls that fetch
     messages too. `trust` names routes and hosts that context is neither taken from nor given to:
     `{"/webhooks/*": "none", "api.partner.example": "none"}`. `quiet` leaves the start-up line out.
+    What is not given is as the TRACEKIT_* and OTEL_* variables say; README lists them.
 
-    A second call takes the place of the first. Raises ValueError for a setting that cannot be, with
-    the setting, its value and the cure; nothing has been changed then.
+    A second call takes the place of the first. What was not sent is sent at the end of the process, for
+    at most five seconds. Raises ValueError for a setting that cannot be, with the setting, its value
+    and the cure; nothing has been changed then.
 
         handle = tracekit.configure("orders")
+        handle.undo()  # takes everything back
     """
     settings = _settings.read(
         service=service,

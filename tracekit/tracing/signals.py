@@ -67,7 +67,8 @@ class Signals:
         self.joined: list[str] = []
         self.cells: Cells | None = None
         """Where bound instruments add up; None where metrics are the application's provider's."""
-        self._undo: list[Callable[[], object]] = []
+        self._give_back: list[Callable[[], object]] = []
+        self._shut_down: list[Callable[[], object]] = []
         self._flush: list[Callable[[int], bool]] = []
         self._propagate(service, propagators or DEFAULT_NAMES)
         watch_forks()
@@ -83,18 +84,20 @@ class Signals:
         taken = [flush(milliseconds) for flush in self._flush]  # each, whatever another one says
         return all(taken)
 
-    def undo(self) -> None:
-        """Take everything back, the last first."""
-        while self._undo:
-            with shielded("undoing the providers"):
-                self._undo.pop()()
+    def give_back(self) -> None:
+        """Take everything back that the application can see, the last first. Waits for nobody."""
+        _do_all(self._give_back)
+
+    def shut_down(self) -> None:
+        """End what exports. A hung exporter can hold this up for long."""
+        _do_all(self._shut_down)
 
     def _propagate(self, service: str, names: Sequence[str]) -> None:
         before = propagate.get_global_textmap()
         if "none" not in names and "tracekit" not in names:
             names = (*names, "tracekit")
         propagate.set_global_textmap(composite(service, names))
-        self._undo.append(lambda: propagate.set_global_textmap(before))
+        self._give_back.append(lambda: propagate.set_global_textmap(before))
 
     def _set_up_traces(
         self, providers: Providers, service: str, resource: Resource, processors: Sequence[SpanProcessor]
@@ -104,13 +107,14 @@ class Signals:
         if providers.owns_traces:
             target = TracerProvider(_sampler(), resource, shutdown_on_exit=False)
             providers.traces.switch(target, processor)
-            self._undo.append(lambda: providers.traces.switch(NoOpTracerProvider(), None))
+            self._give_back.append(lambda: providers.traces.switch(NoOpTracerProvider(), None))
         else:
             self.joined.append("traces")
         self._tracers = target
         if isinstance(target, TracerProvider):  # somebody's own takes none, and makes spans as it likes
             target.add_span_processor(processor)
-            self._undo.append(processor.shutdown)
+            self._give_back.append(lambda: setattr(processor, "active", False))
+            self._shut_down.append(processor.shutdown)
             self._flush.append(processor.force_flush)
 
     def tracer(self, name: str) -> Tracer:
@@ -129,15 +133,15 @@ class Signals:
                 for reader in readers:
                     self.cells.join(reader)
             providers.metrics.target = target
-            self._undo.append(lambda: setattr(providers.metrics, "target", NoOpMeterProvider()))
-            self._undo.append(lambda: target.shutdown(_SHUTDOWN_MS))
+            self._give_back.append(lambda: setattr(providers.metrics, "target", NoOpMeterProvider()))
+            self._shut_down.append(lambda: target.shutdown(_SHUTDOWN_MS))
             self._flush.append(target.force_flush)
         else:
             self.joined.append("metrics")
             if isinstance(target, MeterProvider):
                 for reader in readers:
                     target.add_metric_reader(reader)
-                    self._undo.append(functools.partial(target.remove_metric_reader, reader))
+                    self._shut_down.append(functools.partial(target.remove_metric_reader, reader))
                     self._flush.append(functools.partial(reader.force_flush))
         metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_observable_counter(
             semconv.DROPPED, [_observed_drops], "{item}", "What tracekit left out, by reason."
@@ -150,15 +154,21 @@ class Signals:
         if providers.owns_logs:
             target = LoggerProvider(resource, shutdown_on_exit=False)
             providers.logs.target = target
-            self._undo.append(lambda: setattr(providers.logs, "target", NoOpLoggerProvider()))
+            self._give_back.append(lambda: setattr(providers.logs, "target", NoOpLoggerProvider()))
         else:
             self.joined.append("logs")
             if not isinstance(target, LoggerProvider):
                 return
         for processor in processors:
             target.add_log_record_processor(processor)
-            self._undo.append(processor.shutdown)
+            self._shut_down.append(processor.shutdown)
             self._flush.append(processor.force_flush)
+
+
+def _do_all(actions: list[Callable[[], object]]) -> None:
+    while actions:
+        with shielded("undoing the providers"):
+            actions.pop()()
 
 
 def _sampler() -> Sampler:
