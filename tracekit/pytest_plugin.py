@@ -77,7 +77,7 @@ def _watch(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A test that passed must have kept to its budget."""
+    """A test that passed must have kept to its budget, with what was seen by then."""
     result = yield
     marker = item.get_closest_marker("flow_budget")
     if marker is not None:
@@ -99,5 +99,12 @@ def pytest_runtest_makereport(
         for fixture, seen in item.stash.get(_SEEN, {}).items():
             error = call.excinfo.value if call.excinfo is not None else None
             if getattr(error, "flows", None) is not seen:
-                report.sections.append((f"flows seen by {fixture}", seen.report()))
+                report.sections.append((f"flows seen by {fixture}", _reported(seen)))
     return report
+
+
+def _reported(seen: Flows) -> str:
+    try:
+        return seen.report()
+    except Exception as error:  # noqa: BLE001 - it would take the place of the test's own failure
+        return f"they cannot be shown: {error!r}"

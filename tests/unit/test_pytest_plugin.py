@@ -213,3 +213,18 @@ def test_workers_side_by_side_have_ports_and_files_of_their_own(pytester: pytest
     assert {tuple(_names(pytester.path / one)) for one in saved} == {
         (f"charge {number}", "place order") for number in range(2)
     }
+
+
+def test_a_report_that_fails_does_not_hide_why_the_test_failed(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        def test_an_order(flows):
+            flows.save_as = lambda: 1 / 0
+            place_order()
+            raise LookupError("the reason")
+        """,
+    )
+
+    done.stdout.fnmatch_lines(["E * LookupError: the reason"])
+    done.stdout.fnmatch_lines(["they cannot be shown: ZeroDivisionError*"])

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from tracekit.flow import Break, Flow, render
 from tracekit.flow.labels import labels
 from tracekit.flow.text import counted
-from tracekit.redaction import REDACTED, REDACTOR
 from tracekit.testing.hops import consumers, way
+from tracekit.testing.leaks import leaks, without_secrets
 from tracekit.testing.snapshot import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
 
     from tracekit.model import LogLine, Span
 
@@ -225,35 +225,10 @@ class CheckedFlow:
         tokens), and these regular expressions besides: `assert_no_pii(r"\\S+@\\S+")`.
         """
         __tracebackhide__ = True
-        extra = [re.compile(pattern) for pattern in patterns]
-        leaks = [
-            where
-            for where, key, value in self._values()
-            if REDACTOR.value(value, key) is not value or any(each.search(str(value)) for each in extra)
-        ]
-        if leaks:
-            # Without the values: what must not be in a span must not be in a build log either.
-            said = REDACTOR.text(f"{counted(len(leaks), 'secret')}: in " + "; in ".join(leaks))
-            for each in extra:
-                said = each.sub(REDACTED, said)
-            raise AssertionError(said)
-
-    def _values(self) -> Iterator[tuple[str, str, object]]:
-        """Each value with where it stands and its key."""
-        for span in self.spans:
-            where = f"`{span.name}` ({span.service.name})"
-            yield f"the name of {where}", "", span.name
-            yield f"the status of {where}", "", span.status_message
-            yield from _attributes(where, span.attributes)
-            for event in span.events:
-                yield f"the name of an event of {where}", "", event.name
-                yield from _attributes(f"event {event.name} of {where}", event.attributes)
-            for link in span.links:
-                yield from _attributes(f"a link of {where}", link.attributes)
-        for line in self.logs:
-            where = f"a log line of {line.service.name}"
-            yield where, "", line.body
-            yield from _attributes(where, line.attributes)
+        found = leaks(self.flow, self.logs, patterns)
+        if found:
+            said = f"{counted(len(found), 'secret')}: in " + "; in ".join(found)
+            raise AssertionError(without_secrets(said, patterns))
 
     def _failed(self, what: str) -> AssertionError:
         return AssertionError(f"{what}\n\n{self}")
@@ -271,8 +246,3 @@ def seconds(given: str | float) -> float:
 
 def _edge(parent: Span, kind: Literal["call", "message"], child: Span) -> Edge:
     return Edge(parent.service.name, parent.name, kind, child.service.name, child.name)
-
-
-def _attributes(where: str, attributes: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
-    for key, value in attributes.items():
-        yield f"{key} of {where}", key, value

@@ -1,6 +1,6 @@
 """TransportContract: what every transport must pass, with real clients and a real broker.
 
-A transport's test is a class of this one with a fixture `rig`, and nothing more:
+A transport's test is a subclass with a fixture `rig`, and nothing more:
 
     class TestKafkaPython(TransportContract):
         @pytest.fixture
@@ -92,7 +92,7 @@ class Rig(Protocol):
 
 
 class TransportContract:
-    """The contract, a claim a test. Subclasses bring the fixture `rig`."""
+    """The contract, one claim a test. A subclass brings the fixture `rig`."""
 
     def test_context_round_trips(self, rig: Rig) -> None:
         handled = _Handled()

@@ -1,7 +1,7 @@
 """Builders of spans as tracekit and others emit them, for tests that need spans and nothing else.
 
 Times are milliseconds after the beginning, and ids follow from what a span is, so that a test is the
-same in every run.
+same in every run. One file, though a long one: who writes a test looks through it as through a table.
 
     entry = request("POST /orders", 0, 84)
     send = sent("orders", 10, 18, parent=entry)
