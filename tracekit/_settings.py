@@ -7,6 +7,7 @@ A wrong one is a `SettingError` with the setting, its value and the cure, before
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,6 @@ _NUMBERS: Final = (
     "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
     "OTEL_METRIC_EXPORT_INTERVAL",
     "OTEL_METRIC_EXPORT_TIMEOUT",
-    "OTEL_EXPORTER_OTLP_TIMEOUT",
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
     "OTEL_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
@@ -89,10 +89,12 @@ def read(
     env = os.environ if environment is None else environment
     for name in _NUMBERS:
         _number(env, name)
+    _seconds(env, "OTEL_EXPORTER_OTLP_TIMEOUT")
     _sampler(env)
     protocol = _protocol(env)
+    named = _service(env)
     return Settings(
-        service=service or _service(env),
+        service=service or named,
         protocol=protocol,
         endpoint=_endpoint(env, endpoint, protocol),
         endpoint_given=endpoint is not None,
@@ -116,6 +118,13 @@ def _number(env: Environment, name: str) -> None:
     text = env.get(name, "").strip()
     if text and not text.isdecimal():
         raise SettingError(name, text, "a whole number, 0 or more (delays and timeouts in milliseconds)")
+
+
+def _seconds(env: Environment, name: str) -> None:
+    """Seconds, as OpenTelemetry's exporters for Python read it; its specification has milliseconds."""
+    text = env.get(name, "").strip()
+    if text and re.fullmatch(r"\d+(\.\d*)?|\.\d+", text, re.ASCII) is None:
+        raise SettingError(name, text, "seconds, such as 10 or 0.5")
 
 
 def _truth(env: Environment, name: str) -> bool:

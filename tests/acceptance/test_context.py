@@ -320,11 +320,11 @@ def test_an_item_is_processed_in_the_flow_of_whoever_put_it_there(
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": "mails",
-        "tracekit.messaging.published_at.source": "header",
+        "tracekit.messaging.published_at.source": "broker",
     }
     assert {name: span.attributes.get(name) for name in expected} == expected
     (wait,) = flows.metrics["tracekit.messaging.queue.duration"]
-    assert (wait.unit, wait.count, wait.attributes["tracekit.messaging.wait.source"]) == ("s", 1, "header")
+    assert (wait.unit, wait.count, wait.attributes["tracekit.messaging.wait.source"]) == ("s", 1, "broker")
     (work,) = flows.metrics["messaging.process.duration"]
     assert work.count == 1
 
@@ -461,6 +461,19 @@ def test_without_a_scope_items_come_as_they_went_in(flows: Captured) -> None:
     assert plain.get_nowait() is item
     asyncio.run(main())
     assert flows.spans == ()
+
+
+def test_an_item_that_was_put_outside_of_any_span_begins_a_healthy_flow(flows: Captured) -> None:
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="mails")
+    jobs.put("mail")
+
+    with jobs.item(PATIENCE_S):
+        pass
+
+    flow = flows.flow()
+    flow.assert_complete()
+    assert (flow.name, len(flow.spans)) == ("process mails", 1)
+    assert flows.metrics["tracekit.messaging.queue.duration"][0].count == 1
 
 
 def test_a_queue_works_where_nothing_is_configured() -> None:

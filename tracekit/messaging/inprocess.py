@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from tracekit import context as ours
 from tracekit.guard import shielded
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Item = TypeVar("Item")
+_Put: TypeAlias = tuple[Item, Headers, int]
+"""An item as it lies in the queue: with the context that was current at `put`, and when that was."""
 
 SYSTEM: Final = "python_queue"
 """`messaging.system` of these queues: a value of ours, for which the conventions have none."""
@@ -40,20 +43,21 @@ class _Taken(Generic[Item]):
         self._process: Process | None = None
 
     def __enter__(self) -> Item:
-        found: tuple[Item, Headers] = self._owner.inner.get(timeout=self._timeout_s)
+        found: _Put[Item] = self._owner.inner.get(timeout=self._timeout_s)
         return self._begin(found)
 
     async def __aenter__(self) -> Item:
         async with asyncio.timeout(self._timeout_s):
-            found: tuple[Item, Headers] = await self._owner.inner.get()
+            found: _Put[Item] = await self._owner.inner.get()
         return self._begin(found)
 
-    def _begin(self, found: tuple[Item, Headers]) -> Item:
-        item, headers = found
+    def _begin(self, found: _Put[Item]) -> Item:
+        item, headers, put_ns = found
         with shielded("an item of a queue"):
             engine = engine_in_use()
             if engine is not None and not is_suppressed():
-                self._process = Process(engine, _InProcess(), Message(self._owner.name, headers), item)
+                message = Message(self._owner.name, headers, published_at_ns=put_ns, is_entry=not headers)
+                self._process = Process(engine, _InProcess(), message, item)
                 self._process.enter()
         return item
 
@@ -75,12 +79,13 @@ class _Taken(Generic[Item]):
 class TracedQueue(Generic[Item]):
     """A `queue.Queue` or `asyncio.Queue` whose items stay in the flow of whoever put them there.
 
-    `put` and `put_nowait` are the queue's own (awaitable where the queue's are). `item()` takes one
-    and is the block in which it is processed: a process span, with the wait; afterwards
-    `task_done()` is called. `get` takes one without a scope. `name` is the destination's.
+    `inner` is the queue; without one, a new `queue.Queue`. `name` is the destination's. `put` and
+    `put_nowait` are the queue's own (awaitable where the queue's are). `item()` takes one and is the
+    block in which it is processed: a process span, with the wait; afterwards `task_done()` is called.
+    `get` takes one without a scope. All else, and what is raised, is the queue's own.
 
         jobs = tracekit.TracedQueue(asyncio.Queue(), name="mails")
-        await jobs.put(mail)           # in a request
+        await jobs.put(mail)  # in a request
         async with jobs.item() as mail:  # in the worker: in that request's flow
             await send(mail)
     """
@@ -91,11 +96,11 @@ class TracedQueue(Generic[Item]):
 
     def put(self, item: Item, *args: Any, **kwargs: Any) -> Any:
         """As the queue's own `put`."""
-        return self.inner.put((item, self._context()), *args, **kwargs)
+        return self.inner.put((item, self._context(), time.time_ns()), *args, **kwargs)
 
     def put_nowait(self, item: Item) -> None:
         """As the queue's own `put_nowait`."""
-        self.inner.put_nowait((item, self._context()))
+        self.inner.put_nowait((item, self._context(), time.time_ns()))
 
     def item(self, timeout_s: float | None = None) -> _Taken[Item]:
         """The next item, as a block: `with` for a `queue.Queue`, `async with` for an `asyncio.Queue`.
@@ -111,7 +116,7 @@ class TracedQueue(Generic[Item]):
 
     def get_nowait(self) -> Item:
         """As the queue's own `get_nowait`: the item, in no scope."""
-        found: tuple[Item, Headers] = self.inner.get_nowait()
+        found: _Put[Item] = self.inner.get_nowait()
         return found[0]
 
     def __getattr__(self, name: str) -> Any:

@@ -195,7 +195,7 @@ def _attributes(
     attributes = {**shape.attributes, **message.attributes}
     if message.id is not None:
         attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
-    if arrived.state:
+    if arrived.state and not message.is_entry:
         attributes[semconv.CONTEXT_STATE] = arrived.state
     if arrived.published_ns is not None:
         attributes[semconv.PUBLISHED_AT] = arrived.published_ns

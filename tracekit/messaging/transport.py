@@ -32,6 +32,7 @@ class Message:
 
     `room` is the bytes left for our headers before the client or the broker refuses; `published_at_ns`
     is set only where the broker itself set it, `sent_at_ns` is a client's own timestamp (Unix ns).
+    `is_entry`: there was no context where it was made, so none was lost.
     """
 
     destination: str
@@ -43,6 +44,7 @@ class Message:
     sent_at_ns: int | None = None
     delivery_attempt: int | None = None
     attributes: Facts = field(default_factory=dict)
+    is_entry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,933 @@
+"""configure(): its start-up line, its settings, its handle, and whose providers they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import requests
+from opentelemetry import _logs, metrics, propagate, trace
+from opentelemetry import context as otel
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
+from opentelemetry.util._once import Once
+
+import tracekit
+from tests.acceptance.http_rig import ask, serving
+from tracekit.testing.environment import only
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tracekit.testing import FlowSink
+
+NOWHERE: Final = {
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+}
+PATIENCE_S: Final = 10
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """No setting of the machine's counts here, and nothing is exported unless a test says so."""
+    with only(NOWHERE):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    yield
+    with only({"OTEL_SDK_DISABLED": "true"}):
+        tracekit.configure(quiet=True).undo()  # takes the place of what a test that failed left
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process: nobody has set a provider."""
+    for module, name in (
+        ("opentelemetry.trace", "TRACER"),
+        ("opentelemetry.metrics._internal", "METER"),
+        ("opentelemetry._logs._internal", "LOGGER"),
+    ):
+        monkeypatch.setattr(f"{module}._{name}_PROVIDER", None)
+        monkeypatch.setattr(f"{module}._{name}_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(
+        "opentelemetry.metrics._internal._PROXY_METER_PROVIDER", metrics._internal._ProxyMeterProvider()
+    )
+
+
+def span(name: str) -> None:
+    trace.get_tracer("program").start_span(name).end()
+
+
+def names(sink: FlowSink) -> list[str]:
+    return [each.name for each in sink.spans]
+
+
+@contextmanager
+def collector(
+    status: int, release: threading.Event | None = None
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """An OTLP endpoint that answers so, once `release` is set: its URL, and paths and keys that came."""
+    found: list[tuple[str, Any]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            found.append((self.path, self.headers["authorization"]))
+            if release is not None:
+                release.wait(3 * PATIENCE_S)
+            with suppress(OSError):  # who asked may have gone
+                self.send_response(status)
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not into the test's output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", found
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE_S)
+
+
+# -- the start-up line ------------------------------------------------------------------------------
+
+
+def test_the_line_says_what_is_on_and_where_telemetry_goes(
+    flow_sink: FlowSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only(flow_sink.env), tracekit.configure("orders") as handle:
+        said = capsys.readouterr()
+
+    line = (
+        f"tracekit: orders -> {flow_sink.http_endpoint} ok | "
+        "fastapi, httpx, requests, kafka, structlog, logging on"
+    )
+    assert (handle.report, said.out, said.err) == (line, "", f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (NOWHERE, "nowhere (OTEL_*_EXPORTER=none)"),
+        ({**NOWHERE, "OTEL_TRACES_EXPORTER": "console"}, "console"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+            "http://127.0.0.1:9 (nobody listens there yet)",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:secret@127.0.0.1:9/otlp?key=secret"},
+            "http://127.0.0.1:9 (nobody listens there yet)",
+        ),
+    ],
+)
+def test_the_line_says_where_it_cannot_go(variables: Mapping[str, str], says: str) -> None:
+    with only(variables), tracekit.configure("orders", quiet=True) as handle:
+        assert handle.report.startswith(f"tracekit: orders -> {says} | ")
+        # What is unsent stays unsent: nobody listens.
+        with only(NOWHERE):
+            tracekit.configure(quiet=True)
+
+
+def test_what_is_there_but_cannot_be_traced_is_named_with_the_line_that_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.httpx", None)
+
+    with tracekit.configure("orders", quiet=True) as handle:
+        assert "| fastapi, requests, kafka, structlog, logging on |" in f"{handle.report} |"
+        assert "httpx found but not traced: pip install 'tracekit[httpx]'" in handle.report
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracekit.configure("orders", quiet=True):
+        pass
+    with only({**NOWHERE, "TRACEKIT_QUIET": "true"}), tracekit.configure("orders"):
+        pass
+
+    assert capsys.readouterr() == ("", "")
+
+
+# -- wrong settings ---------------------------------------------------------------------------------
+
+
+def in_force() -> list[object]:
+    """What a configuration changes, as it is now."""
+    import fastapi
+    import httpx
+    import kafka
+    import starlette.background
+
+    owners: list[tuple[Any, str]] = [
+        (fastapi.applications.FastAPI, "__call__"),
+        (starlette.background.BackgroundTask, "__init__"),
+        (starlette.background.BackgroundTask, "__call__"),
+        (httpx.HTTPTransport, "handle_request"),
+        (httpx.AsyncHTTPTransport, "handle_async_request"),
+        (requests.Session, "send"),
+        (kafka.KafkaProducer, "send"),
+        (kafka.KafkaConsumer, "__iter__"),
+        (kafka.KafkaConsumer, "__next__"),
+        (kafka.KafkaConsumer, "poll"),
+        (kafka.KafkaConsumer, "commit"),
+        (logging.Logger, "handle"),
+        (logging.Logger, "callHandlers"),
+    ]
+    return [
+        *(vars(owner).get(name) for owner, name in owners),
+        propagate.get_global_textmap(),
+        otel.get_current(),
+        getattr(trace.get_tracer_provider(), "target", None).__class__,
+        getattr(metrics.get_meter_provider(), "target", None).__class__,
+        getattr(_logs.get_logger_provider(), "target", None).__class__,
+        sorted(each.name for each in threading.enumerate() if each.name.startswith(("Otel", "tracekit"))),
+    ]
+
+
+WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
+    ({"parent": "nobody"}, {}, "parent='nobody': one of auto, message, link"),
+    ({"kafka": "neither"}, {}, "kafka='neither': one of tracekit, contrib"),
+    ({"endpoint": "collector:4318"}, {}, "endpoint='collector:4318': a URL such as http://127.0.0.1:4318"),
+    ({"trust": {"/x": "some"}}, {}, "some"),
+    ({"trust": {"http://x/": "none"}}, {}, "write a path such as"),
+    ({}, {"TRACEKIT_PARENT": "nobody"}, "TRACEKIT_PARENT='nobody': one of auto, message, link"),
+    ({}, {"TRACEKIT_KAFKA": "neither"}, "TRACEKIT_KAFKA='neither': one of tracekit, contrib"),
+    ({}, {"TRACEKIT_QUIET": "perhaps"}, "TRACEKIT_QUIET='perhaps': true or false"),
+    ({}, {"TRACEKIT_RECEIVE_SPANS": "2"}, "TRACEKIT_RECEIVE_SPANS='2': true or false"),
+    ({}, {"OTEL_SDK_DISABLED": "perhaps"}, "OTEL_SDK_DISABLED='perhaps': true or false"),
+    (
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector"},
+        "OTEL_EXPORTER_OTLP_ENDPOINT='collector': a URL such as http://127.0.0.1:4318",
+    ),
+    (
+        {},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "ftp://collector"},
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT='ftp://collector': a URL such as http://127.0.0.1:4318",
+    ),
+    (
+        {},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+        "OTEL_EXPORTER_OTLP_PROTOCOL='http/json': one of http/protobuf, grpc",
+    ),
+    ({}, {"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER='zipkin': one of otlp, none, console"),
+    ({}, {"OTEL_LOGS_EXPORTER": "file"}, "OTEL_LOGS_EXPORTER='file': one of otlp, none, console"),
+    (
+        {},
+        {"OTEL_PROPAGATORS": "b3"},
+        "OTEL_PROPAGATORS='b3': some of baggage, tracecontext, tracekit, or none",
+    ),
+    ({}, {"OTEL_TRACES_SAMPLER": "sometimes"}, "OTEL_TRACES_SAMPLER='sometimes': one of always_off, "),
+    (
+        {},
+        {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "10%"},
+        "OTEL_TRACES_SAMPLER_ARG='10%': a ratio from 0 to 1, such as 0.1",
+    ),
+    (
+        {},
+        {"OTEL_BSP_SCHEDULE_DELAY": "1s"},
+        "OTEL_BSP_SCHEDULE_DELAY='1s': a whole number, 0 or more (delays and timeouts in milliseconds)",
+    ),
+    (
+        {},
+        {"OTEL_RESOURCE_ATTRIBUTES": "version"},
+        "OTEL_RESOURCE_ATTRIBUTES='version': pairs such as service.version=1.2,deployment=test",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"), WRONG, ids=[" ".join([*a, *e]) for a, e, _ in WRONG]
+)
+def test_a_wrong_setting_fails_with_its_value_and_the_cure_and_changes_nothing(
+    arguments: dict[str, Any], variables: dict[str, str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = in_force()
+
+    with only({**NOWHERE, **variables}), pytest.raises(ValueError, match=r".") as raised:
+        tracekit.configure("orders", **arguments)
+
+    assert says in str(raised.value)
+    assert in_force() == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_wrong_setting_leaves_the_configuration_in_force_that_there_was(flow_sink: FlowSink) -> None:
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        with pytest.raises(ValueError, match="parent"):
+            tracekit.configure("orders", parent="nobody")  # type: ignore[arg-type]  # that is the test
+
+        span("after")
+        assert (handle.is_active, handle.flush()) == (True, True)
+
+    assert names(flow_sink) == ["after"]
+
+
+# -- the standard variables -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_endpoint_protocol_service_and_resource_come_from_the_variables(
+    protocol: str, flow_sink: FlowSink
+) -> None:
+    variables = {
+        **(flow_sink.env if protocol == "http/protobuf" else flow_sink.grpc_env),
+        "OTEL_SERVICE_NAME": "billing",
+        "OTEL_RESOURCE_ATTRIBUTES": "service.version=1.2,deployment.environment.name=test",
+    }
+
+    with only(variables), tracekit.configure(quiet=True) as handle:
+        span("work")
+        metrics.get_meter("program").create_counter("tracekit.test.orders").add(7)
+        logging.getLogger("program").warning("an order")
+        assert handle.flush(PATIENCE_S)
+
+    (seen,) = flow_sink.spans
+    expected = {"service.name": "billing", "service.version": "1.2", "deployment.environment.name": "test"}
+    assert {name: seen.service.attributes.get(name) for name in expected} == expected
+    assert [point.value for point in flow_sink.metrics["tracekit.test.orders"]] == [7]
+    assert [line.body for line in flow_sink.logs] == ["an order"]
+
+
+def test_an_argument_goes_before_its_variable(flow_sink: FlowSink) -> None:
+    variables = {
+        **flow_sink.env,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_SERVICE_NAME": "variable",
+    }
+
+    with (
+        only(variables),
+        tracekit.configure("argument", endpoint=flow_sink.http_endpoint, quiet=True) as handle,
+    ):
+        span("work")
+        assert handle.flush(PATIENCE_S)
+
+    assert [each.service.name for each in flow_sink.spans] == ["argument"]
+
+
+def test_headers_come_from_the_variable() -> None:
+    with collector(200) as (endpoint, found):
+        variables = {
+            **NOWHERE,
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"{endpoint}/otlp",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc",
+        }
+        with only(variables), tracekit.configure("orders", quiet=True) as handle:
+            span("work")
+            flushed = handle.flush(PATIENCE_S)
+
+    assert flushed
+    assert found == [("/otlp/v1/traces", "Bearer abc")]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "is_seen"),
+    [
+        ("always_on", "", True),
+        ("always_off", "", False),
+        ("traceidratio", "1", True),
+        ("traceidratio", "0", False),
+        ("parentbased_traceidratio", "0", False),
+    ],
+)
+def test_the_sampler_comes_from_the_variables(
+    sampler: str, argument: str, is_seen: bool, flow_sink: FlowSink
+) -> None:
+    variables = {
+        **flow_sink.env,
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_TRACES_SAMPLER": sampler,
+        "OTEL_TRACES_SAMPLER_ARG": argument,
+    }
+
+    with only(variables), tracekit.configure("orders", quiet=True) as handle:
+        span("work")
+        assert handle.flush()
+
+    assert names(flow_sink) == (["work"] if is_seen else [])
+
+
+@pytest.mark.parametrize(
+    ("variable", "fields"),
+    [
+        ("", {"traceparent", "tracestate", "baggage", "tracekit-flow"}),
+        ("tracecontext", {"traceparent", "tracestate", "tracekit-flow"}),
+        ("tracekit,baggage", {"baggage", "tracekit-flow"}),
+        ("none", set()),
+    ],
+)
+def test_the_propagators_come_from_the_variable(variable: str, fields: set[str]) -> None:
+    with only({**NOWHERE, "OTEL_PROPAGATORS": variable}), tracekit.configure("orders", quiet=True):
+        assert set(propagate.get_global_textmap().fields) == fields
+
+
+def test_console_is_an_exporter_for_any_signal() -> None:
+    program = (
+        "import tracekit, logging; from opentelemetry import trace\n"
+        "with tracekit.configure('orders'):\n"
+        "    trace.get_tracer('program').start_span('a span').end()\n"
+        "    logging.getLogger('program').warning('a line')\n"
+    )
+    variables = {**os.environ, **NOWHERE, "OTEL_TRACES_EXPORTER": "console", "OTEL_LOGS_EXPORTER": "console"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=variables, check=True
+    )
+
+    assert '"name": "a span"' in done.stdout
+    assert '"body": "a line"' in done.stdout
+    assert done.stderr.startswith("tracekit: orders -> console | ")
+
+
+def test_a_disabled_sdk_changes_nothing() -> None:
+    before = in_force()
+
+    with only({"OTEL_SDK_DISABLED": "true"}), tracekit.configure("orders", quiet=True) as handle:
+        assert in_force() == before
+        assert handle.report == "tracekit: off (OTEL_SDK_DISABLED)"
+        assert handle.flush()
+        with tracekit.process("no message"), tracekit.extract({"traceparent": "nonsense"}):
+            assert tracekit.inject({"a": "b"}) == {"a": "b"}
+
+
+def test_a_disabled_instrumentation_is_left_alone() -> None:
+    import kafka
+
+    before = vars(kafka.KafkaProducer)["send"], requests.Session.send
+    variables = {**NOWHERE, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "kafka, requests"}
+
+    with only(variables), tracekit.configure("orders", quiet=True) as handle:
+        assert (vars(kafka.KafkaProducer)["send"], requests.Session.send) == before
+        assert "| fastapi, httpx, structlog, logging on" in handle.report
+
+
+# -- the handle -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hung() -> Iterator[str]:
+    """An OTLP endpoint that does not answer. At the end it refuses what it holds, and all that comes."""
+    release = threading.Event()
+    with collector(400, release) as (endpoint, _):
+        yield endpoint
+        release.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith(("Otel", "tracekit-flush")):
+                thread.join(PATIENCE_S)
+
+
+@pytest.mark.shield
+def test_a_hung_collector_holds_up_neither_flush_nor_undo(hung: str) -> None:
+    with only({"OTEL_EXPORTER_OTLP_ENDPOINT": hung}):
+        handle = tracekit.configure("orders", quiet=True)
+    before = propagate.get_global_textmap()
+    began = time.thread_time()
+    tracer = trace.get_tracer("program")
+    for _ in range(10_000):
+        tracer.start_span("work").end()
+    worked_s = time.thread_time() - began
+    worked = time.monotonic()
+    flushed = handle.flush(0.5)
+    waited = time.monotonic()
+    handle.undo(1)
+    ended = time.monotonic()
+
+    assert worked_s < 1
+    assert (flushed, waited - worked <= 0.7) == (False, True)
+    assert ended - waited <= 1.2
+    assert propagate.get_global_textmap() is not before
+    assert handle.dropped()["late"] == 1
+
+
+@pytest.mark.shield
+def test_an_export_that_fails_makes_flush_say_so_and_is_counted() -> None:
+    with collector(400) as (endpoint, _):
+        variables = {**NOWHERE, "OTEL_TRACES_EXPORTER": "otlp"}
+        with only(variables), tracekit.configure("orders", endpoint=endpoint, quiet=True) as handle:
+            span("one")
+            span("two")
+            flushed = handle.flush(PATIENCE_S)
+
+    assert (flushed, handle.dropped()["export"]) == (False, 2)
+
+
+def test_undo_gives_back_the_very_same_functions_context_and_propagator() -> None:
+    before = in_force()
+
+    handle = tracekit.configure("orders", quiet=True)
+    assert all(now is not then for now, then in zip(in_force()[:14], before[:14], strict=True))
+    handle.undo()
+    handle.undo()
+
+    assert (handle.is_active, in_force()) == (False, before)
+    assert all(now is then for now, then in zip(in_force()[:14], before[:14], strict=True))
+
+
+def test_it_can_be_done_again_for_what_was_cached_before_and_between(
+    fresh: None, flow_sink: FlowSink
+) -> None:
+    tracer, counter, logger = _instruments("before")
+
+    def work(name: str) -> None:
+        tracer.start_span(f"{name} before").end()
+        counter.add(1, {"tracekit.in": name})
+        logger.emit(_logs.LogRecord(body=f"{name} before"))
+
+    with only({**flow_sink.env, "OTEL_METRIC_EXPORT_INTERVAL": "60000"}):
+        work("unconfigured")
+        with tracekit.configure("first", quiet=True):
+            work("first")
+            late = _instruments("between")
+        work("undone")
+        late[0].start_span("undone between").end()
+        with tracekit.configure("second", quiet=True):
+            work("second")
+            late[0].start_span("second between").end()
+            late[1].add(1, {"tracekit.in": "second"})
+            late[2].emit(_logs.LogRecord(body="second between"))
+
+    assert [(each.service.name, each.name) for each in flow_sink.spans] == [
+        ("first", "first before"),
+        ("second", "second before"),
+        ("second", "second between"),
+    ]
+    assert [(line.service.name, line.body) for line in flow_sink.logs] == [
+        ("first", "first before"),
+        ("second", "second before"),
+        ("second", "second between"),
+    ]
+    counts = {
+        (name, point.service, point.attributes["tracekit.in"], point.value)
+        for name in ("before", "between")
+        for point in flow_sink.metrics[f"tracekit.test.{name}"]
+    }
+    assert counts == {
+        ("before", "first", "first", 1),
+        ("before", "second", "second", 1),
+        ("between", "second", "second", 1),
+    }
+
+
+def _instruments(name: str) -> tuple[trace.Tracer, metrics.Counter, _logs.Logger]:
+    return (
+        trace.get_tracer("program"),
+        metrics.get_meter("program").create_counter(f"tracekit.test.{name}"),
+        _logs.get_logger("program"),
+    )
+
+
+def test_a_second_configuration_takes_the_place_of_the_first(flow_sink: FlowSink) -> None:
+    before = in_force()
+    with only(flow_sink.env):
+        first = tracekit.configure("first", quiet=True)
+        span("one")
+        second = tracekit.configure("second", quiet=True)
+        span("two")
+        first.undo()  # is undone already
+        span("three")
+        second.undo()
+
+    assert (first.is_active, second.is_active) == (False, False)
+    assert [(each.service.name, each.name) for each in flow_sink.spans] == [
+        ("first", "one"),
+        ("second", "two"),
+        ("second", "three"),
+    ]
+    assert in_force() == before
+
+
+# -- providers of the application's -----------------------------------------------------------------
+
+
+def test_the_application_s_tracer_provider_is_joined_and_left(fresh: None, flow_sink: FlowSink) -> None:
+    own = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(own))
+    trace.set_tracer_provider(provider)
+
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        assert trace.get_tracer_provider() is provider
+        assert handle.report.endswith("| traces: joined the application's provider")
+        span("inside")
+        assert handle.flush()
+    span("after")
+
+    seen = [(each.name, (each.attributes or {}).get("tracekit.flow.id")) for each in own.get_finished_spans()]
+    assert seen == [("inside", flow_sink.spans[0].trace_id), ("after", None)]
+    assert names(flow_sink) == ["inside"]
+    provider.shutdown()
+
+
+def test_the_application_s_meter_provider_is_joined_and_left(fresh: None, flow_sink: FlowSink) -> None:
+    own = InMemoryMetricReader()
+    provider = MeterProvider([own])
+    metrics.set_meter_provider(provider)
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="jobs")
+
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        assert metrics.get_meter_provider() is provider
+        assert handle.report.endswith("| metrics: joined the application's provider")
+        jobs.put("one")
+        with jobs.item():
+            pass
+        assert handle.flush()
+    found = {
+        metric.name: (
+            metric.unit,
+            metric.data.data_points[0].count,
+            metric.data.data_points[0].explicit_bounds[0],
+        )
+        for metric in _metrics_of(own)
+        if metric.name.endswith(".duration")
+    }
+    assert found["messaging.process.duration"] == ("s", 1, 0.005)
+    assert found["tracekit.messaging.queue.duration"] == ("s", 1, 0.005)
+    assert flow_sink.metrics["messaging.process.duration"][0].count == 1
+    provider.shutdown()
+
+
+def _metrics_of(reader: InMemoryMetricReader) -> list[Any]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    return [
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    ]
+
+
+def test_the_application_s_logger_provider_is_joined_and_left(fresh: None, flow_sink: FlowSink) -> None:
+    own = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK's
+    provider = LoggerProvider()
+    provider.add_log_record_processor(SimpleLogRecordProcessor(own))
+    _logs.set_logger_provider(provider)
+
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        assert _logs.get_logger_provider() is provider
+        assert handle.report.endswith("| logs: joined the application's provider")
+        logging.getLogger("program").warning("inside")
+        assert handle.flush()
+    logging.getLogger("program").warning("after")
+    _logs.get_logger("program").emit(_logs.LogRecord(body="by hand"))
+
+    assert [each.log_record.body for each in own.get_finished_logs()] == ["inside", "by hand"]
+    assert [line.body for line in flow_sink.logs] == ["inside"]
+    provider.shutdown()
+
+
+def test_a_provider_of_another_kind_makes_its_spans_as_it_likes(fresh: None) -> None:
+    class Own(trace.TracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+            return trace.NoOpTracer()
+
+    own = Own()
+    trace.set_tracer_provider(own)
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="jobs")
+
+    with tracekit.configure("orders", quiet=True) as handle:
+        span("work")
+        jobs.put("one")
+        with jobs.item() as item:
+            assert item == "one"
+        assert trace.get_tracer_provider() is own
+
+    assert handle.dropped() == {}
+
+
+# -- what the application brings and what raises ----------------------------------------------------
+
+
+class Failing(SpanProcessor):
+    """A span processor whose methods raise."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.called: list[str] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.called.append("start")
+        raise self.error
+
+    def on_end(self, span: Any) -> None:
+        self.called.append("end")
+        raise self.error
+
+
+@pytest.mark.shield
+def test_case_14_a_span_processor_that_raises_hurts_neither_its_span_nor_the_next(
+    flow_sink: FlowSink,
+) -> None:
+    failing = Failing(RuntimeError("a processor that fails"))
+
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        trace.get_tracer_provider().add_span_processor(failing)  # type: ignore[attr-defined]  # the SDK's method
+        span("one")
+        span("two")
+        assert handle.flush()
+        dropped = handle.dropped()
+
+    assert names(flow_sink) == ["one", "two"]
+    assert (failing.called, dropped) == (["start", "end"] * 2, {"internal": 4})
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
+def test_case_14_what_belongs_to_the_application_passes_through(kind: type[BaseException]) -> None:
+    failing = Failing(kind())
+
+    with tracekit.configure("orders", quiet=True) as handle:
+        trace.get_tracer_provider().add_span_processor(failing)  # type: ignore[attr-defined]  # the SDK's method
+        with pytest.raises(kind) as raised:
+            span("one")
+
+    assert raised.value is failing.error
+    assert handle.dropped() == {}
+
+
+class FailingSampler(Sampler):
+    """A sampler that raises, as an entry point of the application's would give it."""
+
+    def __init__(self, _: str) -> None:
+        pass
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        raise RuntimeError("a sampler that fails")
+
+    def get_description(self) -> str:
+        return "failing"
+
+
+@pytest.mark.shield
+def test_case_14_where_a_sampler_raises_the_span_is_recorded(
+    flow_sink: FlowSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _register(monkeypatch, "opentelemetry_traces_sampler", "failing", f"{__name__}:FailingSampler")
+
+    with (
+        only({**flow_sink.env, "OTEL_TRACES_SAMPLER": "failing"}),
+        tracekit.configure("orders", quiet=True) as handle,
+    ):
+        span("one")
+        span("two")
+        assert handle.flush()
+        dropped = handle.dropped()
+
+    assert names(flow_sink) == ["one", "two"]
+    assert dropped == {"internal": 2}
+
+
+class FailingExporter(SpanExporter):
+    """An exporter that raises."""
+
+    def export(self, spans: Any) -> SpanExportResult:
+        raise RuntimeError("an exporter that fails")
+
+    def shutdown(self) -> None:
+        raise RuntimeError("an exporter that fails")
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        raise RuntimeError("an exporter that fails")
+
+
+@pytest.mark.shield
+def test_case_14_an_exporter_that_raises_loses_its_spans_and_is_counted(
+    flow_sink: FlowSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _register(monkeypatch, "opentelemetry_traces_exporter", "failing", f"{__name__}:FailingExporter")
+
+    variables = {**flow_sink.env, "OTEL_TRACES_EXPORTER": "failing,otlp"}
+    with only(variables), tracekit.configure("orders", quiet=True) as handle:
+        span("one")
+        span("two")
+        flushed = handle.flush()
+
+    assert (flushed, handle.dropped()["export"]) == (False, 2)
+    assert names(flow_sink) == ["one", "two"]
+
+
+def _register(monkeypatch: pytest.MonkeyPatch, group: str, name: str, value: str) -> None:
+    """One more entry point, as an installed package has it."""
+    from importlib.metadata import EntryPoint, EntryPoints, entry_points
+
+    from tracekit import _exporters, _settings
+    from tracekit.tracing import signals
+
+    ours = EntryPoint(name, value, group)
+
+    def found(**selection: str) -> EntryPoints:
+        theirs = entry_points(**selection)
+        return EntryPoints(
+            [*theirs, *([ours] if selection.items() <= {"group": group, "name": name}.items() else [])]
+        )
+
+    for module in (_exporters, _settings, signals):
+        if hasattr(module, "entry_points"):
+            monkeypatch.setattr(module, "entry_points", found)
+
+
+# -- what of ours raises ----------------------------------------------------------------------------
+
+
+class FailingSpan(trace.NonRecordingSpan):
+    """A span that records, and fails in one method."""
+
+    def __init__(self, context: trace.SpanContext, method: str) -> None:
+        super().__init__(context)
+        self._method = method
+
+    def is_recording(self) -> bool:
+        return True
+
+    def _maybe(self, method: str) -> None:
+        if method == self._method:
+            raise RuntimeError(f"a tracer that fails in {method}")
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._maybe("set_attribute")
+
+    def set_attributes(self, attributes: Any) -> None:
+        self._maybe("set_attribute")
+
+    def end(self, end_time: int | None = None) -> None:
+        self._maybe("end")
+
+
+class FailingProvider(trace.TracerProvider):
+    """A provider of the application's, whose tracers or spans raise."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        method = self._method
+
+        class Failing(trace.NoOpTracer):
+            def start_span(self, *_: Any, **__: Any) -> trace.Span:
+                if method == "start":
+                    raise RuntimeError("a tracer that fails in start")
+                return FailingSpan(
+                    trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)), method
+                )
+
+        return Failing()
+
+
+@pytest.mark.shield
+@pytest.mark.parametrize("method", ["start", "set_attribute", "end"])
+def test_case_29_whatever_of_a_tracer_raises_the_work_is_done(method: str, fresh: None, topic: Any) -> None:
+    trace.set_tracer_provider(FailingProvider(method))
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="jobs")
+
+    @tracekit.traced_generator
+    def rows() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    with tracekit.configure("orders", quiet=True):
+        jobs.put("one")
+        with jobs.item() as item:
+            assert item == "one"
+        assert list(rows()) == [1, 2]
+        assert topic.send(b"an order").offset == 0
+        record = topic.record()
+        with tracekit.process(record):
+            assert record.value == b"an order"
+
+
+@pytest.mark.shield
+def test_case_29_a_propagator_that_raises_leaves_headers_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a propagator that fails")
+
+    with tracekit.configure("orders", quiet=True) as handle:
+        monkeypatch.setattr(propagate.get_global_textmap(), "inject", fail)
+        monkeypatch.setattr(propagate.get_global_textmap(), "extract", fail)
+        before = otel.get_current()
+        assert tracekit.inject({"tenant": "north"}) == {"tenant": "north"}
+        with tracekit.extract({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}):
+            assert otel.get_current() == before
+        dropped = handle.dropped()
+
+    assert dropped == {"internal": 1, "invalid_context": 1}
+
+
+# -- libraries that contrib imports first -----------------------------------------------------------
+
+
+def test_a_library_that_contrib_s_module_imports_is_traced_like_any_other() -> None:
+    program = """
+import importlib, sys, tracekit
+from tracekit import guard
+handle = tracekit.configure("orders", quiet=True)
+assert not {"httpx", "requests", "fastapi", "kafka"} & set(sys.modules), "nothing is imported yet"
+for name in ("httpx", "requests", "fastapi", "kafka"):
+    importlib.import_module(f"opentelemetry.instrumentation.{name}")
+import fastapi, httpx, kafka, requests
+for owner, name in (
+    (httpx.HTTPTransport, "handle_request"), (requests.Session, "send"),
+    (fastapi.FastAPI, "__call__"), (kafka.KafkaProducer, "send"),
+):
+    function = vars(owner)[name]
+    print(owner.__name__, hasattr(function, "__wrapped__"))
+print(dict(handle.dropped()))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **NOWHERE}
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "HTTPTransport True",
+        "Session True",
+        "FastAPI True",
+        "KafkaProducer True",
+        "{}",
+    ]
+
+
+# -- cases 3 and 29, over HTTP ----------------------------------------------------------------------
+
+
+def test_an_exporter_that_hangs_does_not_hold_up_a_request(hung: str) -> None:
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/orders/{number}")
+    def order(number: int) -> int:
+        return number
+
+    with only({"OTEL_EXPORTER_OTLP_ENDPOINT": hung}):
+        handle = tracekit.configure("orders", quiet=True)
+    try:
+        with serving(app) as url:
+            assert ask(f"{url}/orders/7") == (200, "7")
+            assert requests.get(f"{url}/orders/8", timeout=PATIENCE_S).json() == 8
+    finally:
+        handle.undo(0.1)
