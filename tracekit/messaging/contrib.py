@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from tracekit.messaging import creation
 from tracekit.patching import when_imported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tracekit.messaging.transport import Message
     from tracekit.patching import Function, Patches
@@ -30,50 +31,105 @@ if TYPE_CHECKING:
 _received: ContextVar[tuple[object, trace.SpanContext] | None] = ContextVar("tracekit-contrib", default=None)
 
 
-def stand_down(instrumentor: str, patches: Patches) -> None:
+class _Theirs:
+    """An instrumentor, and how it was switched on. Its own mark says whether the application wants it.
+
+    Hence by its private methods: the public ones change the mark.
+    """
+
+    def __init__(self, instrumentor: Any, targets: Iterable[str]) -> None:
+        self._instrumentor = instrumentor
+        self.options: dict[str, Any] = {}
+        if instrumentor.is_instrumented_by_opentelemetry:
+            self.options = _given(targets)
+            self.off()
+
+    def on(self) -> None:
+        """Have it wrap the client's functions."""
+        self._instrumentor._instrument(**self.options)  # noqa: SLF001
+
+    def off(self) -> None:
+        """Have it unwrap them."""
+        self._instrumentor._uninstrument()  # noqa: SLF001
+
+    def give_back(self) -> None:
+        """Switch it on again as the application did, if it wants that."""
+        if self._instrumentor.is_instrumented_by_opentelemetry:
+            self.on()
+
+
+def stand_down(instrumentor: str, targets: Iterable[str], patches: Patches) -> None:
     """Have `package.module:Instrumentor` do nothing from now on, active already or activated later.
 
-    Undone, it is as active as the application asked for.
+    `targets` are the functions that it may have wrapped. Undone, it is as active as the application
+    asked for, with the options that it was given.
     """
     module, _, name = instrumentor.partition(":")
 
     def now() -> None:
         if not patches.active:
             return
-        theirs = getattr(importlib.import_module(module), name)()
-        if theirs.is_instrumented_by_opentelemetry:
-            theirs.uninstrument()
-            patches.after_undo(theirs.instrument)
+        theirs = _Theirs(getattr(importlib.import_module(module), name)(), targets)
 
         def refusing(original: Function) -> Function:
             def instrument(self: Any, **options: Any) -> None:
-                patches.after_undo(functools.partial(original, self, **options))
+                theirs.options = options
 
             return instrument
 
         patches.wrap(f"{instrumentor}._instrument", refusing)
+        patches.after_undo(theirs.give_back)
 
     when_imported(module, now)
 
 
-def keep(instrumentor: str, patches: Patches) -> None:
-    """Have `package.module:Instrumentor` own the client's spans, and hear what it received."""
+def keep(instrumentor: str, targets: Iterable[str], patches: Patches) -> None:
+    """Have `package.module:Instrumentor` own the client's spans, and hear what it received.
+
+    Its hooks are the application's, given before or given later.
+    """
     module, _, name = instrumentor.partition(":")
-    theirs = getattr(importlib.import_module(module), name)()
+    theirs = _Theirs(getattr(importlib.import_module(module), name)(), targets)
 
     def hearing(original: Function) -> Function:
         def instrument(self: Any, **options: Any) -> None:
-            hook = options.get("consume_hook")
-            original(self, **{**options, "consume_hook": functools.partial(_heard, hook)})
+            theirs.off()  # as it was switched on without these options
+            theirs.options = options
+            heard = functools.partial(_heard, options.get("consume_hook"))
+            original(self, **{**options, "consume_hook": heard})
 
         return instrument
 
-    if theirs.is_instrumented_by_opentelemetry:
-        theirs.uninstrument()
-        patches.after_undo(theirs.instrument)
     patches.wrap(f"{instrumentor}._instrument", hearing)
-    theirs.instrument()
-    patches.on_undo(theirs.uninstrument)
+    theirs.on()
+    patches.on_undo(theirs.off)
+    patches.after_undo(theirs.give_back)
+
+
+class _Only(trace.TracerProvider):
+    """A provider that gives one tracer: contrib takes a provider, and keeps only its tracer."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        return self._tracer
+
+
+def _given(targets: Iterable[str]) -> dict[str, Any]:
+    """The options that contrib was switched on with. It keeps them nowhere but in its wrappers."""
+    options: dict[str, Any] = {}
+    with shielded("the options of contrib"):
+        for target in targets:
+            module, _, path = target.partition(":")
+            *parents, name = path.split(".")
+            owner = functools.reduce(getattr, parents, importlib.import_module(module))
+            wrapper = getattr(vars(owner).get(name), "_self_wrapper", None)
+            if inspect.isfunction(wrapper):
+                options.update(inspect.getclosurevars(wrapper).nonlocals)
+        if "tracer" in options:
+            options["tracer_provider"] = _Only(options.pop("tracer"))
+    return options
 
 
 def _heard(hook: Callable[..., None] | None, span: Any, record: Any, *rest: Any) -> None:

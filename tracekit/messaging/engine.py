@@ -221,7 +221,8 @@ class Engine:
         """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""
         kept = transport.package in self._by_contrib
         if transport.contrib:
-            (keep if kept else stand_down)(transport.contrib, patches)
+            targets = [hook.target for hook in transport.hooks]
+            (keep if kept else stand_down)(transport.contrib, targets, patches)
         for hook in transport.hooks:
             if not kept or hook.scope == "iterate":
                 patches.wrap(hook.target, self.wrapper(transport, hook))
