@@ -28,6 +28,7 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import TraceFlags
 
 from tracekit import semconv
 
@@ -42,6 +43,7 @@ Labels: TypeAlias = "Mapping[str, str | int | bool]"
 
 _FOLD_AT: Final = 256
 _MAX_CELLS: Final = 2_000  # of one instrument; then one cell for all others, as the SDK does it
+_SAMPLED: Final = TraceFlags.SAMPLED
 _OVERFLOW: Final = "otel.metric.overflow"
 _SCOPE: Final = InstrumentationScope("tracekit.messaging", schema_url=semconv.SCHEMA_URL)
 
@@ -49,7 +51,18 @@ _SCOPE: Final = InstrumentationScope("tracekit.messaging", schema_url=semconv.SC
 class HistogramCell:
     """The distribution of one instrument under one set of attributes."""
 
-    __slots__ = ("_bounds", "_counts", "_latest", "_lock", "_max", "_min", "_sum", "_values", "labels")
+    __slots__ = (
+        "_bounds",
+        "_counts",
+        "_intervals",
+        "_lock",
+        "_max",
+        "_min",
+        "_sampled",
+        "_sum",
+        "_values",
+        "labels",
+    )
 
     def __init__(self, labels: Labels, bounds: Sequence[float]) -> None:
         self.labels = labels
@@ -57,7 +70,8 @@ class HistogramCell:
         self._lock = threading.Lock()
         self._values: list[tuple[float, SpanContext]] = []
         self._counts = [0] * (len(bounds) + 1)
-        self._latest: dict[int, tuple[float, SpanContext]] = {}
+        self._sampled: dict[int, tuple[float, SpanContext]] = {}
+        self._intervals: dict[int, tuple[float, float]] = {}
         self._sum = 0.0
         self._min = float("inf")
         self._max = float("-inf")
@@ -75,29 +89,39 @@ class HistogramCell:
         number = len(self._values)
         values = self._values[:number]
         del self._values[:number]
-        counts, bounds, latest = self._counts, self._bounds, self._latest
+        counts, bounds, sampled = self._counts, self._bounds, self._sampled
         for pair in values:
             bucket = bisect_left(bounds, pair[0])
             counts[bucket] += 1
-            latest[bucket] = pair
+            if pair[1].trace_flags & _SAMPLED:
+                sampled[bucket] = pair
         if values:
             amounts = [value for value, _ in values]
+            least, most = min(amounts), max(amounts)
             self._sum += sum(amounts)
-            self._min = min(self._min, *amounts)
-            self._max = max(self._max, *amounts)
+            self._min = min(self._min, least)
+            self._max = max(self._max, most)
+            for reader, (lowest, highest) in self._intervals.items():
+                self._intervals[reader] = min(lowest, least), max(highest, most)
 
-    def taken(self) -> tuple[list[int], float, float, float, list[Exemplar]]:
-        """Counts, sum, smallest and largest value so far, and the exemplars since the last time."""
+    def taken(self, interval_of: int = 0) -> tuple[list[int], float, float, float, list[Exemplar]]:
+        """Counts, sum, smallest and largest value so far, and the exemplars since the last time.
+
+        Smallest and largest of the interval since the same reader was told last, where it is named.
+        """
         with self._lock:
             self._fold()
+            least, most = self._min, self._max
+            if interval_of:
+                least, most = self._intervals.get(interval_of, (least, most))
+                self._intervals[interval_of] = float("inf"), float("-inf")
             now_ns = time.time_ns()
             exemplars = [
                 Exemplar({}, value, now_ns, span.span_id, span.trace_id)
-                for value, span in self._latest.values()
-                if span.trace_flags.sampled
+                for value, span in self._sampled.values()
             ]
-            self._latest.clear()
-            return [*self._counts], self._sum, self._min, self._max, exemplars
+            self._sampled.clear()
+            return [*self._counts], self._sum, least, most, exemplars
 
 
 class CounterCell:
@@ -206,13 +230,15 @@ class Cells:
         metrics: list[Metric] = []
         for histogram in self._histograms:
             delta = histograms is AggregationTemporality.DELTA
-            points = [self._histogram_point(histogram, one, told, now_ns, delta) for one in histogram.cells()]
+            found = [self._histogram_point(histogram, one, told, now_ns, delta) for one in histogram.cells()]
+            points = [point for point in found if point.count]
             if points:
                 data = Histogram(points, histograms)
                 metrics.append(Metric(histogram.name, histogram.description, histogram.unit, data))
         for counter in self._counters:
             delta = counters is AggregationTemporality.DELTA
-            numbers = [self._number_point(one, told, now_ns, delta) for one in counter.cells()]
+            totals = [self._number_point(one, told, now_ns, delta) for one in counter.cells()]
+            numbers = [point for point in totals if point.value]
             if numbers:
                 total = Sum(numbers, counters, is_monotonic=True)
                 metrics.append(Metric(counter.name, counter.description, counter.unit, total))
@@ -226,7 +252,7 @@ class Cells:
         now_ns: int,
         delta: bool,
     ) -> HistogramDataPoint:
-        counts, total, least, most, exemplars = cell.taken()
+        counts, total, least, most, exemplars = cell.taken(id(told) if delta else 0)
         start_ns = self._start_ns
         if delta:
             before, before_total, start_ns = told.get(cell, ([0] * len(counts), 0.0, start_ns))
