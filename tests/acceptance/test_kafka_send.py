@@ -107,6 +107,20 @@ def test_case_04_partition_and_offset_are_those_of_the_answer_for_100_sends_with
     assert points(flows, "messaging.client.sent.messages") == [(topic.labels("send", "send"), 100, 0)]
 
 
+def test_a_send_that_nobody_acknowledges_has_no_offset(topic: Topic, flows: Captured) -> None:
+    producer = topic.kafka.producer(acks=0)
+    made_up = producer.send(topic.name, b"an order", partition=0).get(DEADLINE_S)
+
+    (span,) = flows.spans
+    assert made_up.offset == 0
+    assert dict(span.attributes) == {
+        **topic.labels("send", "send"),
+        "messaging.client.id": producer.config["client_id"],
+        "messaging.destination.partition.id": "0",
+        "tracekit.flow.id": span.trace_id,
+    }
+
+
 def test_a_send_inside_a_span_is_its_child(topic: Topic, flows: Captured) -> None:
     with tracer.start_as_current_span("job") as job:
         topic.send()

@@ -78,10 +78,12 @@ class KafkaPython:
     def answer(self, call: Call, result: Any) -> Facts:
         if "topic" not in call or result is None:
             return {}
+        client: Any = call["self"]
         facts: dict[str, str | int | bool] = {
             semconv.MESSAGING_DESTINATION_PARTITION_ID: str(result.partition)
         }
-        if result.offset is not None and result.offset >= 0:  # -1: acks=0, nobody answered
+        # Where nobody answers, the client makes an offset up: a record's place in its batch.
+        if result.offset is not None and result.offset >= 0 and client.config["acks"] != 0:
             facts[semconv.MESSAGING_KAFKA_OFFSET] = result.offset
         return facts
 
