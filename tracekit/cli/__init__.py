@@ -41,7 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         command.configure_parser(child)
         child.set_defaults(run=command.run)
-    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    arguments = parser.parse_args(given)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

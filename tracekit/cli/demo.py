@@ -10,14 +10,33 @@ if TYPE_CHECKING:
 
 HELP: Final = "start a shop of six services, and watch its orders as flows"
 
+_EPILOG: Final = """\
+An order a second is placed, over HTTP (sync), by events (async), or by both (hybrid); some are declined,
+malformed, or crash. Each is drawn as one flow:
+  ▇ work   ░ waiting in a queue   ╱╱ idle time, folded   ✕ error
+
+It needs nothing but this machine: Kafka and the databases are on board. Ctrl-C ends all of it.
+"""
+
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.epilog = _EPILOG
     parser.add_argument(
-        "--once", action="store_true", help="one order in each mode; 0 if all flows are whole"
+        "--once",
+        action="store_true",
+        help="one order in each mode, then end; the exit code is 0 if every flow is whole",
     )
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="a Kafka of your own (default: one on board)")
-    parser.add_argument("--database", metavar="URL", help="a PostgreSQL of your own (default: SQLite files)")
+    parser.add_argument(
+        "--kafka",
+        metavar="HOST:PORT",
+        help="a Kafka of your own (default: one on board); KAFKA_* variables are handed on to the services",
+    )
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="a database of your own, postgresql+psycopg://… (default: SQLite files)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,18 +17,24 @@ examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 tracekit run -- python -m shop
 
 The program starts as it always does, in the same process. HTTP, Kafka and logs are traced once their
-libraries are imported, in every worker. All OTEL_* variables count; README lists those of tracekit.
+libraries are imported, in every worker. Then one line on standard error says what is traced, and where
+telemetry goes: to port 4318 of this machine, unless told otherwise. OTEL_* variables count; the README
+lists them, and those of tracekit.
 """
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
-    parser.usage = "tracekit run [--service NAME] [--endpoint URL] -- PROGRAM [ARGUMENT ...]"
-    parser.add_argument("--service", metavar="NAME", help="the service's name (OTEL_SERVICE_NAME)")
+    parser.usage = "tracekit run [--service NAME] [--endpoint URL] [--quiet] -- PROGRAM [ARGUMENT ...]"
     parser.add_argument(
-        "--endpoint", metavar="URL", help="where telemetry goes (OTEL_EXPORTER_OTLP_ENDPOINT)"
+        "--service", metavar="NAME", help="the service's name (OTEL_SERVICE_NAME; else the program's name)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no start-up line (TRACEKIT_QUIET)")
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="where telemetry goes (OTEL_EXPORTER_OTLP_ENDPOINT; else http://127.0.0.1:4318)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no start-up line (TRACEKIT_QUIET=true)")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
