@@ -219,9 +219,10 @@ def context_from(headers: Mapping[str, str], context: Context | None = None) -> 
 def inject(carrier: Carrier | None = None) -> Carrier:
     """A copy of the headers with the current context on it; the one given stays as it is.
 
-    A mapping gives a dict; a list or tuple of pairs gives a list. Values are bytes where the given
-    ones are, and for a list that is empty (Kafka's form); else text. Our own headers are replaced,
-    the others kept.
+    A mapping, or None, gives a dict; a list or tuple of pairs gives a list. Values are bytes where the
+    given ones are, and for a list that is empty (Kafka's form); else text. Our own headers are replaced,
+    the others kept. Outside of any span there is no context, and none is added. Never raises for a
+    reason of ours.
 
         producer.publish(body, headers=tracekit.inject({"content-type": "application/json"}))
     """
@@ -235,9 +236,10 @@ def inject(carrier: Carrier | None = None) -> Carrier:
 
 
 class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
-    """What headers carry: a `context`, current inside `with`.
+    """What headers carry: a `context` of OpenTelemetry's, current inside `with`, which gives it too.
 
-    Headers that carry nothing, or nonsense, leave the context as it was; nothing is raised.
+    `carrier` is a mapping or pairs, of text or bytes; None is as good as empty. Headers that carry
+    nothing, or nonsense, leave the context as it was; nothing is raised.
 
         with tracekit.extract(job["headers"]):
             with tracer.start_as_current_span("run job", kind=SpanKind.CONSUMER):
@@ -309,8 +311,8 @@ def _thrower(steps: Iterator[object], error: BaseException) -> Callable[[], obje
 def carry(function: Callable[P, T]) -> Callable[P, T]:
     """The function, bound to the caller's context: it runs there in whatever thread or task.
 
-    Works for plain and async functions. Calls may overlap; what one changes in the context, the next
-    does not see.
+    Works for plain and async functions; takes, gives and raises what the function does. Calls may
+    overlap; what one changes in the context, the next does not see.
 
         pool.submit(tracekit.carry(charge), order)
         future.add_done_callback(tracekit.carry(notify))
@@ -331,7 +333,11 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
 class ContextExecutor(ThreadPoolExecutor):
     """A thread pool whose calls run in the context of whoever submitted them.
 
-    Serves `submit`, `map` and `loop.run_in_executor(ContextExecutor(), …)`.
+    A `ThreadPoolExecutor` in all else, its arguments included. Serves `submit`, `map` and
+    `loop.run_in_executor(executor, …)`.
+
+        with tracekit.ContextExecutor(max_workers=4) as pool:
+            charged = pool.submit(charge, order)
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -349,7 +355,8 @@ def spawn_detached(
 
     For a worker that outlives the request that happens to start it: without this, everything it
     does later joins that request's trace. A coroutine becomes a task of the running loop, a function
-    a daemon thread. Span and baggage are left behind, other context variables are kept.
+    a daemon thread. Span and baggage are left behind, other context variables are kept. Raises
+    RuntimeError for a coroutine where no loop runs.
 
         tracekit.spawn_detached(drain(jobs))         # in a coroutine
         tracekit.spawn_detached(drain_forever, jobs)  # anywhere

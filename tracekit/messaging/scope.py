@@ -106,13 +106,16 @@ class BatchScope(Scope[Batch]):
 def process(message: Any, *, consumer: object = None, parent: ParentRule | None = None) -> Scope[Process]:
     """The processing of one message: its span, context and baggage are current in the block.
 
-    `message` is what the client gave. `consumer` says who read it, where several consumers of the
-    process read the same destination; `parent` overrides the rule given to `configure()`. Inside the
-    loop of an instrumented consumer, the block is that turn, and only adds how it ended.
+    By `with` or `async with`. `message` is what the client gave: a record. `consumer` says who read it,
+    where several consumers of the process read the same destination; `parent` (`auto`, `message`,
+    `link`) overrides the rule given to `configure()`. Inside the loop of an instrumented consumer, the
+    block is that turn, and only adds how it ended. What the block raises is the span's error, and is
+    raised on as the same object.
 
-        for message in consumer.poll(1000)[partition]:
-            with tracekit.process(message):
-                handle(message)
+        for messages in consumer.poll(timeout_ms=1000).values():
+            for message in messages:
+                with tracekit.process(message):
+                    handle(message)
     """
 
     def start() -> tuple[Process | None, bool]:
@@ -134,10 +137,12 @@ def process(message: Any, *, consumer: object = None, parent: ParentRule | None 
 def process_batch(messages: Any) -> BatchScope:
     """The processing of several messages at once: one span, a link to each of their flows.
 
-    Takes a list of records, or what `poll()` gave. No messages: no span.
+    By `with` or `async with`. `messages` is a list of records, or what `poll()` gave. No messages: no
+    span. `batch.message(record)` is the block of one message, in its own flow; leave it out where a
+    message is not handled alone.
 
-        with tracekit.process_batch(consumer.poll(1000)) as batch:
-            for message in rows:
+        with tracekit.process_batch(messages) as batch:
+            for message in messages:
                 with batch.message(message):
                     insert(message)
     """
@@ -178,7 +183,8 @@ def consuming(client: Any) -> ConsumerLoop | _Bare:
     """A loop over the consumer, each turn of which is the processing of one message.
 
     As the plain loop of an instrumented consumer, and exact: by `with`, an exception in the body is
-    an error of its message, and the turn ends however the loop is left.
+    an error of its message, and the turn ends however the loop is left. `client` is a consumer, or
+    anything else that can be iterated, which is then iterated as it is.
 
         with tracekit.consuming(consumer) as messages:
             for message in messages:
@@ -200,7 +206,11 @@ def relay() -> Iterator[None]:
     """Send messages on with the creation context that they already have, untouched.
 
     For an outbox, a mirror, a dead letter put back: the message stays what it was made as, and the
-    send is a call of its own that links to it.
+    send is a call of its own that links to it. Otherwise the headers of the message in process, handed
+    on, get the new send's context.
+
+        with tracekit.relay():
+            producer.send("orders.copy", message.value, headers=message.headers)
     """
     before = otel.get_current()
     token = otel.attach(creation.with_relay(before))

@@ -115,7 +115,8 @@ def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
 
     The span is current inside the generator only: around each step, never in the body of whoever
     iterates, nor after it was left early, from whatever task. Works for `yield` in `def` and in
-    `async def`.
+    `async def`; what the generator raises is the span's error, and is raised on. The span's name is
+    the function's.
 
         @tracekit.traced_generator
         async def rows(query):

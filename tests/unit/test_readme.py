@@ -1,0 +1,556 @@
+"""The README holds: its examples run, its commands exist, its tables list what the code has.
+
+A fenced block of Python runs on the stage that the comment before it names (`<!-- test: kafka -->`): the
+names that it uses, and what it must have done afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import functools
+import http.server
+import importlib
+import inspect
+import json
+import logging
+import re
+import textwrap
+import threading
+import tomllib
+from collections import deque
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+import tracekit
+from tracekit import cli, semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tracekit_demo.broker import Broker
+
+    from tests.brokers import Kafka
+    from tracekit.testing import Captured
+
+    Stage = Callable[[pytest.FixtureRequest, Callable[[Mapping[str, Any]], Mapping[str, Any]]], None]
+
+ROOT: Final = Path(__file__).parents[2]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+DEADLINE_S: Final = 10
+
+TOP_LEVEL_AWAIT: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the stage that it runs on, its text and its line in the README."""
+
+    language: str
+    stage: str
+    text: str
+    line: int
+
+
+def blocks() -> Iterator[Block]:
+    fenced = re.compile(r"(?:<!-- test: ([\w ]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for found in fenced.finditer(README):
+        yield Block(found[2], found[1] or "", found[3], README.count("\n", 0, found.start(3)) + 1)
+
+
+BLOCKS: Final = [*blocks()]
+PYTHON: Final = [block for block in BLOCKS if block.language == "python"]
+
+
+def line_of(block: Block) -> str:
+    return f"line-{block.line}"
+
+
+# -- the stages -------------------------------------------------------------------------------------
+
+
+class Numbered:
+    """Three messages on a topic, and what became of them."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.topic = kafka.topic("readme")
+        producer = kafka.producer()
+        for number in range(3):
+            producer.send(self.topic, str(number).encode(), partition=0).get(DEADLINE_S)
+        self.consumer = kafka.consumer(self.topic, consumer_timeout_ms=1000)
+        self.handled: list[tuple[int, str]] = []
+
+    def handle(self, message: Any) -> None:
+        span: Any = trace.get_current_span()
+        self.handled.append((int(message.value), span.name))
+
+
+def on_kafka(request: pytest.FixtureRequest, run: Any) -> None:
+    seen: Captured = request.getfixturevalue("flows")
+    given = Numbered(request.getfixturevalue("kafka"))
+
+    while len(given.handled) < 3:  # `poll()` gives what is there
+        before = len(given.handled)
+        run({"consumer": given.consumer, "handle": given.handle})
+        assert len(given.handled) > before
+
+    process = f"process {given.topic}"
+    assert given.handled == [(number, process) for number in range(3)]
+    for flow in seen.wait_for_flows(3, f"send {given.topic}", process):
+        flow.assert_complete()
+
+
+def relaying(request: pytest.FixtureRequest, run: Any) -> None:
+    seen: Captured = request.getfixturevalue("flows")
+    kafka: Kafka = request.getfixturevalue("kafka")
+    given = Numbered(kafka)
+    message = next(given.consumer)
+
+    producer = kafka.producer()
+    run({"producer": producer, "message": message})
+    producer.flush()
+
+    (relayed,) = [span for span in seen.spans if span.name == "send orders.copy"]
+    made = dict(message.headers)["traceparent"].decode()
+    assert [(link.trace_id, link.span_id) for link in relayed.links] == [(made[3:35], made[36:52])]
+
+
+def shop(request: pytest.FixtureRequest, run: Any) -> None:
+    """The service of the README, an order, then the worker of the README."""
+    seen: Captured = request.getfixturevalue("flows")
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setenv("TRACEKIT_QUIET", "true")
+    with ExitStack() as clients, bank() as url:
+        on_our_broker(request.getfixturevalue("kafka_broker"), monkeypatch, clients)
+        monkeypatch.setenv("BANK_URL", url)
+        service = run({})
+        assert post(service["app"], {"id": 7}) == 202
+        service["producer"].flush()
+        (worker,) = [block for block in PYTHON if block.stage == "worker"]
+        exec(compiled(worker), {})
+
+    flow = seen.wait_for_flow("POST /orders", "send orders", "process orders", "POST")
+    flow.assert_complete()
+    assert flow.services == ("orders", "billing")
+    assert [line.body for line in flow.logs if line.service.name == "billing"] == ["order 7 billed: 200"]
+
+
+def on_our_broker(broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: ExitStack) -> None:
+    """Let kafka-python's clients go to this broker, whatever address they are given."""
+    import kafka
+
+    consumer_class, producer_class = kafka.KafkaConsumer, kafka.KafkaProducer
+
+    def producer(**given: Any) -> Any:
+        made = producer_class(**{**given, **broker.settings})
+        clients.callback(made.close)
+        return made
+
+    def consumer(topic: str, **given: Any) -> Any:
+        wanted = {**given, **broker.settings, "auto_offset_reset": "earliest", "consumer_timeout_ms": 2000}
+        made = consumer_class(topic, **wanted)
+        made.partitions_for_topic(topic)
+        clients.callback(made.close)
+        return made
+
+    monkeypatch.setattr(kafka, "KafkaProducer", producer)
+    monkeypatch.setattr(kafka, "KafkaConsumer", consumer)
+
+
+def post(app: Any, order: object) -> int:
+    """The status with which the application answers an order from outside."""
+    import httpx
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            return (await client.post("/orders", json=order)).status_code
+
+    return asyncio.run(ask())
+
+
+@contextmanager
+def bank() -> Iterator[str]:
+    """An HTTP server that takes any order, by its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/orders"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def by_hand(request: pytest.FixtureRequest, run: Any) -> None:
+    seen: Captured = request.getfixturevalue("flows")
+    sent: list[str] = []
+
+    run(
+        {
+            "tracer": trace.get_tracer("readme"),
+            "SpanKind": SpanKind,
+            "mails": {"messaging.system": "jobs", "messaging.destination.name": "mails"},
+            "jobs": deque(),
+            "send": sent.append,
+        }
+    )
+
+    assert sent == ["a customer"]
+    flow = seen.wait_for_flow("send mails", "process mails")
+    flow.assert_complete()
+    assert flow.queue_wait("mails") >= 0
+
+
+def threads(request: pytest.FixtureRequest, run: Any) -> None:
+    seen: Captured = request.getfixturevalue("flows")
+    tracer = trace.get_tracer("readme")
+    here: list[str] = []
+    done = threading.Event()
+
+    class Database:
+        def execute(self, query: str) -> list[int]:
+            note()
+            return [1, 2]
+
+    def note(*_: object) -> None:
+        here.append(trace.format_trace_id(trace.get_current_span().get_span_context().trace_id))
+
+    def drain(mails: Any) -> None:
+        note()
+        done.set()
+
+    names = {
+        "threading": threading,
+        "charge": note,
+        "send": note,
+        "order": 7,
+        "drain": drain,
+        "database": Database(),
+        "mails": None,
+    }
+    with tracer.start_as_current_span("request") as span:
+        flow_id = trace.format_trace_id(span.get_span_context().trace_id)
+        after = run(names)
+        if "rows" in after:
+            assert [*after["rows"]("select")] == [1, 2]
+    if "pool" in after:
+        after["pool"].shutdown()
+    if "drain" in after.get("__text__", ""):
+        assert done.wait(DEADLINE_S)
+
+    (flow,) = seen.wait_for_flows(1, "request")
+    flow.assert_complete()
+    detached = "spawn_detached" in after["__text__"]
+    assert set(here) == ({"0" * 32} if detached else {flow_id})
+
+
+def logs(request: pytest.FixtureRequest, run: Any) -> None:
+    request.getfixturevalue("flows")
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Handler()
+    run({"logging": logging, "handler": handler})
+    log = logging.getLogger("readme")
+    log.addHandler(handler)
+    try:
+        with trace.get_tracer("readme").start_as_current_span("work") as span:
+            log.warning("billed")
+        log.handlers[0].handle(logging.makeLogRecord({"msg": "from elsewhere", "levelname": "INFO"}))
+    finally:
+        log.removeHandler(handler)
+
+    of_trace = trace.format_trace_id(span.get_span_context().trace_id)
+    assert lines == [f"WARNING billed trace={of_trace} flow={of_trace}", "INFO from elsewhere trace= flow="]
+
+
+def alone(request: pytest.FixtureRequest, run: Any) -> None:
+    request.getfixturevalue("flows")
+    run({"tracekit": tracekit})
+    assert tracekit.configure(quiet=True).is_active
+
+
+CONFTEST: Final = """
+import asyncio, json, os, threading
+
+import httpx
+import kafka
+import pytest
+from fastapi import FastAPI
+
+SETTINGS = {"bootstrap_servers": os.environ["BROKER"], "api_version": (2, 3)}
+TOPIC = "orders"
+
+
+class Client:
+    def __init__(self, app):
+        self._app = app
+
+    def post(self, path, json):
+        async def ask():
+            transport = httpx.ASGITransport(app=self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                await client.post(path, json=json)
+        asyncio.run(ask())
+
+
+@pytest.fixture
+def client():
+    producer = kafka.KafkaProducer(**SETTINGS)
+    consumer = kafka.KafkaConsumer(TOPIC, **SETTINGS, group_id=os.environ["GROUP"],
+                                   auto_offset_reset="latest", consumer_timeout_ms=100)
+    producer.partitions_for(TOPIC)
+    while not consumer.assignment():
+        consumer.poll(timeout_ms=100)
+    for partition in consumer.assignment():
+        consumer.position(partition)
+    app = FastAPI()
+    stopping = threading.Event()
+
+    @app.post("/orders")
+    def place(order: dict):
+        producer.send(TOPIC, json.dumps(order).encode())
+
+    def work():
+        while not stopping.is_set():
+            for message in consumer:
+                pass
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield Client(app)
+    stopping.set()
+    worker.join()
+    consumer.close()
+    producer.close()
+"""
+
+WORKER: Final = """
+from opentelemetry import trace
+
+import tracekit
+
+tracekit.configure("billing")
+orders = tracekit.TracedQueue(name="orders")
+with trace.get_tracer("worker").start_as_current_span("order"):
+    orders.put(7)
+with orders.item() as order:
+    pass
+"""
+
+
+def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
+    pytester: pytest.Pytester = request.getfixturevalue("pytester")
+    broker = request.getfixturevalue("kafka_broker")
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setenv("BROKER", broker.address)
+    monkeypatch.setenv("GROUP", "under-pytest")
+    text = run(None)["__text__"]
+    if "client" in text:
+        pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(worker=WORKER)
+    pytester.makepyfile(test_readme=text)
+
+    done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
+
+    done.assert_outcomes(passed=1)
+
+
+STAGES: Final[Mapping[str, Stage]] = {
+    "kafka": on_kafka,
+    "relay": relaying,
+    "service": shop,
+    "by hand": by_hand,
+    "threads": threads,
+    "logging": logs,
+    "pytest": under_pytest,
+    "run": alone,
+}
+"""What a block needs. The stage calls `run` with its names, and looks at what the block has done."""
+
+
+def compiled(block: Block) -> Any:
+    # As far down as it stands in the README, so that an error names its line there.
+    return compile("\n" * (block.line - 1) + block.text, str(ROOT / "README.md"), "exec")
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in PYTHON if block.stage != "worker"], ids=line_of
+)  # the worker runs after the service
+def test_an_example_does_what_the_readme_says(block: Block, request: pytest.FixtureRequest) -> None:
+    def run(names: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        namespace: dict[str, Any] = {"__text__": block.text}
+        if names is not None:
+            namespace.update({"tracekit": tracekit, **names})
+            exec(compiled(block), namespace)
+        return namespace
+
+    STAGES[block.stage](request, run)
+
+
+# -- names, commands, tables --------------------------------------------------------------------------
+
+
+def names_used(module: ast.Module) -> set[str]:
+    """The names of tracekit that an example takes from the package."""
+    return {
+        node.attr
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "tracekit"
+    }
+
+
+def test_every_public_name_has_its_example() -> None:
+    used = set().union(*(names_used(ast.parse(block.text)) for block in PYTHON))
+
+    assert used == set(tracekit.__all__) - {"Handle"}  # what `configure` gives
+
+
+def examples(documented: object) -> Iterator[str]:
+    """The indented examples of a docstring."""
+    for paragraph in re.split(r"\n(?=\S)", inspect.getdoc(documented) or ""):
+        found = re.search(r"\n\n((?:    .*(?:\n|$)|\n)+)", paragraph + "\n")
+        if found:
+            yield textwrap.dedent(found[1])
+
+
+@pytest.mark.parametrize("name", tracekit.__all__)
+def test_a_public_name_has_an_example_that_compiles_and_uses_public_names(name: str) -> None:
+    found = "".join(examples(getattr(tracekit, name)))
+
+    compile(found, name, "exec", flags=TOP_LEVEL_AWAIT)
+
+    assert found, f"{name} shows no example"
+    assert names_used(ast.parse(found)) <= set(tracekit.__all__)
+
+
+@functools.cache
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_commands_of_make_are_there() -> None:
+    named = {
+        word
+        for command in re.findall(r"(?:`|^    )make ([a-z ]+?)(?:`| ARGS|  )", README, re.MULTILINE)
+        for word in command.split()
+    }
+
+    assert {"demo", "test", "bench", "lint"} <= named <= targets()
+
+
+def test_the_commands_of_tracekit_are_there() -> None:
+    named = set(re.findall(r"tracekit ([a-z]+) -", README))
+
+    for name in named:
+        command = importlib.import_module(f"tracekit.cli.{name}")
+        command.configure_parser(argparse.ArgumentParser())
+    assert named == {"run", "demo"} == set(cli._COMMANDS)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    part = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert [row[0].strip("`") for row in rows("Install")] == list(project["optional-dependencies"])
+    assert metadata("tracekit")["Name"] == "tracekit"
+
+
+def test_every_variable_that_is_read_is_in_the_table() -> None:
+    read = set()
+    for path in (ROOT / "tracekit").rglob("*.py"):
+        if "testing" not in path.parts:
+            read |= set(re.findall(r"\b(?:OTEL|TRACEKIT)_[A-Z_]+[A-Z]\b", path.read_text(encoding="utf-8")))
+    signals = {f"OTEL_{signal}_EXPORTER" for signal in ("TRACES", "METRICS", "LOGS")}
+    in_table = {
+        name for row in rows("Settings") for name in re.findall(r"\b(?:OTEL|TRACEKIT)_[A-Z_]+", row[0])
+    }
+
+    assert in_table == read | signals
+
+
+def test_the_arguments_in_the_table_are_those_of_configure() -> None:
+    named = {cell.strip("`") for row in rows("Settings") if (cell := row[1])}
+
+    assert named == set(inspect.signature(tracekit.configure).parameters)
+
+
+def test_the_metrics_in_the_table_are_ours() -> None:
+    ours = {
+        value
+        for name, value in vars(semconv).items()
+        if name.endswith(("_DURATION", "_MESSAGES")) or name == "DROPPED"
+    }
+
+    assert {row[0].strip("`") for row in rows("Metrics")} == ours
+
+
+def test_the_units_in_the_table_are_those_of_the_metrics(flows: Captured) -> None:
+    tracer = trace.get_tracer("readme")
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="jobs")
+    with tracer.start_as_current_span("request"):
+        jobs.put("one")
+    with jobs.item():
+        pass
+    units = {row[0].strip("`"): row[1].strip("`") for row in rows("Metrics")}
+
+    measured = {name: points[0].unit for name, points in flows.metrics.items()}
+
+    assert measured.items() <= units.items()
+    assert {"tracekit.messaging.queue.duration", "tracekit.flow.duration"} <= set(measured)
+
+
+def test_the_links_lead_somewhere() -> None:
+    linked = re.findall(r"\]\(([^)]+)\)", README)
+
+    assert [path for path in linked if not (ROOT / path).exists()] == []
+
+
+def test_the_terminal_s_output_is_that_of_the_renderer() -> None:
+    """The marks that the README explains are those that are drawn."""
+    explained = set(re.findall(r"`([▇░╱✕]+)`", README))
+    drawn = (ROOT / "tracekit" / "flow" / "render.py").read_text(encoding="utf-8") + (
+        ROOT / "tracekit" / "flow" / "axis.py"
+    ).read_text(encoding="utf-8")
+
+    assert {mark[0] for mark in explained} == {mark for mark in "▇░╱✕" if mark in drawn}
+
+
+def test_examples_of_headers_are_what_is_written(flows: Captured) -> None:
+    with trace.get_tracer("readme").start_as_current_span("work"):
+        carried = tracekit.inject({})
+    assert isinstance(carried, dict)
+    shape = re.search(r"^tracekit-flow: (.*)$", README, re.MULTILINE)
+
+    assert shape is not None
+    assert len(str(carried["tracekit-flow"]).split(";")) == len(shape[1].split(";"))
+    assert json.dumps(carried)  # plain text, for any transport
