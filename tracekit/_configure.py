@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _EXIT_S: Final = 5.0  # how long the end of the process may wait for what is still unsent
 _REACH_S: Final = 0.25
+_REJOIN_S: Final = 0.5  # the application waits: it is setting its provider
 
 
 class Handle:
@@ -169,7 +170,12 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
         if settings.disabled:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
-            signals = Signals(settings.service, settings.propagators, outputs or exporters(settings))
+            signals = Signals(
+                settings.service,
+                settings.propagators,
+                outputs or exporters(settings),
+                functools.partial(_rejoin, settings) if outputs is None else None,
+            )
             engine, brokers = _messaging(settings, signals)
             scope.install(engine)
             known = [
@@ -185,6 +191,20 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
         if not settings.quiet:
             print(handle.report, file=sys.stderr, flush=True)
         return handle
+
+
+def _rejoin(settings: Settings) -> None:
+    """Begin again, under the handle that there is: the application has set a provider of its own."""
+    with _process.lock:
+        handle = _process.handle
+        if handle is None or not handle.is_active:
+            return
+        handle.undo(_REJOIN_S)
+        anew = start(settings)
+        atexit.unregister(anew.undo)
+        vars(handle).update(vars(anew))
+        atexit.register(handle.undo)
+        _process.handle = handle
 
 
 def is_configured() -> bool:

@@ -17,12 +17,23 @@ import pytest
 import requests
 from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry import context as otel
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import (
+    BatchLogRecordProcessor,
+    InMemoryLogRecordExporter,
+    SimpleLogRecordProcessor,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.util._once import Once
@@ -621,7 +632,7 @@ def _metrics_of(reader: InMemoryMetricReader) -> list[Any]:
 
 
 def test_the_application_s_logger_provider_is_joined_and_left(fresh: None, flow_sink: FlowSink) -> None:
-    own = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK's
+    own = _log_exporter()
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(own))
     _logs.set_logger_provider(provider)
@@ -637,6 +648,94 @@ def test_the_application_s_logger_provider_is_joined_and_left(fresh: None, flow_
     assert [each.log_record.body for each in own.get_finished_logs()] == ["inside", "by hand"]
     assert [line.body for line in flow_sink.logs] == ["inside"]
     provider.shutdown()
+
+
+def test_what_the_application_exports_to_the_same_place_is_not_exported_twice(
+    fresh: None, flow_sink: FlowSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[str] = []
+    add_spans, add_logs = flow_sink.store.add_spans, flow_sink.store.add_logs
+
+    def counting(spans: Any) -> None:
+        received.extend(each.name for each in spans)
+        add_spans(spans)
+
+    def counting_lines(lines: Any) -> None:
+        received.extend(each.body for each in lines)
+        add_logs(lines)
+
+    monkeypatch.setattr(flow_sink.store, "add_spans", counting)
+    monkeypatch.setattr(flow_sink.store, "add_logs", counting_lines)
+    tracers, loggers = TracerProvider(), LoggerProvider()
+    tracers.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{flow_sink.http_endpoint}/v1/traces"))
+    )
+    loggers.add_log_record_processor(
+        BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{flow_sink.http_endpoint}/v1/logs"))
+    )
+    trace.set_tracer_provider(tracers)
+    _logs.set_logger_provider(loggers)
+
+    with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
+        span("work")
+        logging.getLogger("program").warning("a line")
+        assert handle.flush()
+    tracers.shutdown()
+    loggers.shutdown()
+
+    assert received == ["work", "a line"]
+    assert "tracekit.flow.id" in flow_sink.spans[0].attributes
+
+
+def test_providers_that_the_application_sets_afterwards_are_joined_too(
+    fresh: None, flow_sink: FlowSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, own_logs, own_metrics = InMemorySpanExporter(), _log_exporter(), InMemoryMetricReader()
+    tracers, loggers, meters = TracerProvider(), LoggerProvider(), MeterProvider([own_metrics])
+    tracers.add_span_processor(SimpleSpanProcessor(own))
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(own_logs))
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="jobs")
+
+    with only(flow_sink.env), tracekit.configure("orders") as handle:
+        cached = _instruments("cached")
+        trace.set_tracer_provider(tracers)
+        _logs.set_logger_provider(loggers)
+        metrics.set_meter_provider(meters)
+        assert trace.get_tracer_provider() is tracers
+        assert metrics.get_meter_provider() is meters
+        assert _logs.get_logger_provider() is loggers
+        cached[0].start_span("work").end()
+        cached[1].add(1)
+        cached[2].emit(_logs.LogRecord(body="a line"))
+        jobs.put("one")
+        with jobs.item():
+            pass
+        assert (handle.is_active, handle.flush()) == (True, True)
+        said = capsys.readouterr().err.splitlines()
+    span("after")
+
+    assert [each.name for each in own.get_finished_spans()] == ["work", "process jobs", "after"]
+    assert names(flow_sink) == ["work", "process jobs"]
+    assert [each.log_record.body for each in own_logs.get_finished_logs()] == ["a line"]
+    assert {"tracekit.test.cached", "messaging.process.duration"} <= {
+        one.name for one in _metrics_of(own_metrics)
+    }
+    assert [line.partition(" on")[2] for line in said] == [
+        "",
+        " | traces: joined the application's provider",
+        " | traces: joined the application's provider | logs: joined the application's provider",
+        (
+            " | traces: joined the application's provider | metrics: joined the application's provider"
+            " | logs: joined the application's provider"
+        ),
+    ]
+    tracers.shutdown()
+    loggers.shutdown()
+    meters.shutdown()
+
+
+def _log_exporter() -> InMemoryLogRecordExporter:
+    return InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK's
 
 
 def test_a_provider_of_another_kind_makes_its_spans_as_it_likes(fresh: None) -> None:

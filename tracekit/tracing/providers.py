@@ -13,7 +13,9 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry._logs import Logger, LoggerProvider, NoOpLoggerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, Tracer, TracerProvider
 from opentelemetry.util._decorator import _agnosticcontextmanager
+from opentelemetry.util._once import Once
 
+from tracekit.guard import shielded
 from tracekit.tracing.meters import DelegatingMeterProvider
 
 if TYPE_CHECKING:
@@ -177,14 +179,30 @@ class DelegatingLoggerProvider(LoggerProvider):
         )
 
 
+class _SetByUs(Once):
+    """Stands where the API remembers that a provider was set: the application may still set its own."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._then = then
+
+    def do_once(self, func: Callable[[], None]) -> bool:
+        done = super().do_once(func)
+        if done:
+            with shielded("joining the application's provider"):
+                self._then()
+        return done
+
+
 class Providers:
     """The process's three delegating providers: those that it has, else new ones.
 
     A signal whose provider the application set before us is not ours (`owns_…` is False): it is
-    joined, never replaced.
+    joined, never replaced. Where it sets one after us (it cannot do so before, under `tracekit run`),
+    that one takes our place, what was cached goes to it, and `set_by_application` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, set_by_application: Callable[[], object] | None = None) -> None:
         traces, meters, loggers = (
             trace.get_tracer_provider(),
             metrics.get_meter_provider(),
@@ -203,3 +221,31 @@ class Providers:
         self.owns_traces = trace.get_tracer_provider() is self.traces
         self.owns_metrics = metrics.get_meter_provider() is self.metrics
         self.owns_logs = _logs.get_logger_provider() is self.logs
+        self._set_by_application = set_by_application
+        if set_by_application is not None:
+            self._stay_open()
+
+    def _stay_open(self) -> None:
+        """Let the application set its own. The API keeps what was set, once, under these names."""
+        if self.owns_traces:
+            vars(trace)["_TRACER_PROVIDER_SET_ONCE"] = _SetByUs(self._traces_were_set)
+        if self.owns_metrics:
+            vars(metrics._internal)["_METER_PROVIDER_SET_ONCE"] = _SetByUs(self._metrics_were_set)  # noqa: SLF001
+        if self.owns_logs:
+            vars(_logs._internal)["_LOGGER_PROVIDER_SET_ONCE"] = _SetByUs(self._logs_were_set)  # noqa: SLF001
+
+    def _traces_were_set(self) -> None:
+        self._join()
+        self.traces.switch(trace.get_tracer_provider(), None)
+
+    def _metrics_were_set(self) -> None:
+        self._join()
+        self.metrics.target = metrics.get_meter_provider()
+
+    def _logs_were_set(self) -> None:
+        self._join()
+        self.logs.target = _logs.get_logger_provider()
+
+    def _join(self) -> None:
+        if self._set_by_application is not None:
+            self._set_by_application()

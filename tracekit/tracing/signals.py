@@ -29,6 +29,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from tracekit import semconv
 from tracekit.guard import dropped, shielded
 from tracekit.tracing.cells import Cells
+from tracekit.tracing.joining import missing
 from tracekit.tracing.processors import FlowProcessor, ShieldedSampler, watch_forks
 from tracekit.tracing.propagator import DEFAULT_NAMES, composite
 from tracekit.tracing.providers import Providers
@@ -60,10 +61,16 @@ class Signals:
     """Traces, metrics and logs set up for one service, until `undo`.
 
     `propagators` are those of OTEL_PROPAGATORS; ours is added. `joined` names the signals whose
-    provider is the application's.
+    provider is the application's. `rejoin` is called when the application sets one after all.
     """
 
-    def __init__(self, service: str, propagators: Sequence[str], outputs: Outputs) -> None:
+    def __init__(
+        self,
+        service: str,
+        propagators: Sequence[str],
+        outputs: Outputs,
+        rejoin: Callable[[], object] | None = None,
+    ) -> None:
         self.joined: list[str] = []
         self.cells: Cells | None = None
         """Where bound instruments add up; None where metrics are the application's provider's."""
@@ -72,7 +79,7 @@ class Signals:
         self._flush: list[Callable[[int], bool]] = []
         self._propagate(service, propagators or DEFAULT_NAMES)
         watch_forks()
-        providers = Providers()
+        providers = Providers(rejoin)
         resource = Resource.create({semconv.SERVICE_NAME: service})
         self._set_up_traces(providers, service, resource, outputs.spans)
         self._set_up_metrics(providers, resource, outputs.metrics)
@@ -103,6 +110,8 @@ class Signals:
         self, providers: Providers, service: str, resource: Resource, processors: Sequence[SpanProcessor]
     ) -> None:
         target: AnyTracerProvider = trace.get_tracer_provider()
+        if not providers.owns_traces:
+            processors = missing(processors, target)
         processor = FlowProcessor(service, processors)
         if providers.owns_traces:
             target = TracerProvider(_sampler(), resource, shutdown_on_exit=False)
@@ -139,7 +148,7 @@ class Signals:
         else:
             self.joined.append("metrics")
             if isinstance(target, MeterProvider):
-                for reader in readers:
+                for reader in missing(readers, target):
                     target.add_metric_reader(reader)
                     self._shut_down.append(functools.partial(target.remove_metric_reader, reader))
                     self._flush.append(functools.partial(reader.force_flush))
@@ -159,6 +168,7 @@ class Signals:
             self.joined.append("logs")
             if not isinstance(target, LoggerProvider):
                 return
+            processors = missing(processors, target)
         for processor in processors:
             target.add_log_record_processor(processor)
             self._shut_down.append(processor.shutdown)
