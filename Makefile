@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
+# Services and tests start many processes: without bytecode each of them compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test lint format bench lock clean
 
 help:  ## what there is
@@ -43,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "tracekit: setting up $(VENV) (once; about a minute)"
 	@if command -v uv >/dev/null 2>&1; then \
 	    uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
-	    uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
+	    uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock && \
 	    uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
 	else \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tracekit needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")' && \

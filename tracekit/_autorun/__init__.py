@@ -10,7 +10,7 @@ import functools
 import sys
 from typing import Final
 
-PACKAGES: Final = ("aiohttp", "fastapi", "httpx", "kafka", "requests", "structlog")
+PACKAGES: Final = ("fastapi", "httpx", "kafka", "requests", "structlog")
 """The imports that begin the tracing: those of our integrations that say what a program is."""
 
 

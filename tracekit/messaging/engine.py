@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind
 
 from tracekit import context as ours
 from tracekit import semconv
-from tracekit.guard import count_drop, shielded
+from tracekit.guard import count_drop, shielded, swallow
 from tracekit.messaging import creation
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down
 from tracekit.messaging.loop import ConsumerLoop
@@ -245,11 +245,13 @@ class Engine:
                 return function(*args, **kwargs)
             sending: _Sending | None = None
             given = args, kwargs
-            with shielded(hook.name):
+            try:
                 bound = names.bind(args, kwargs)
                 sending = start(transport, hook, bound) if bound is not None else None
                 if sending is not None and sending.stamped:
                     args, kwargs = names.unbind(sending.call)
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow(hook.name, error)
             if sending is None:
                 return function(*args, **kwargs)
             token = _inside.set(client)
@@ -257,11 +259,8 @@ class Engine:
                 try:
                     result = function(*args, **kwargs)
                 except Exception as error:
-                    if not (sending.stamped and transport.is_oversized(error)):
+                    if not self._is_ours(sending, error):
                         raise
-                    # Refused for its size before anything was sent, and ours may have been too much.
-                    with shielded(hook.name):
-                        self._without_context(sending)
                     result = function(*given[0], **given[1])
             except BaseException as error:
                 with shielded(hook.name):
@@ -269,9 +268,11 @@ class Engine:
                 raise
             finally:
                 _inside.reset(token)
-            with shielded(hook.name):
+            try:
                 if not transport.listen(result, functools.partial(self._heard, sending)):
                     self._answered(sending, result, None)
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow(hook.name, error)
             return result
 
         return call
@@ -341,9 +342,11 @@ class Engine:
         finally:
             _inside.reset(token)
         messages: Sequence[Message] = ()
-        with shielded("receive"):
+        try:
             messages = transport.incoming(record)
             self._received(transport, self._receives[transport.package], client, messages, start_ns)
+        except Exception as error:  # noqa: BLE001 - the shield of a hot path
+            swallow("receive", error)
         return record, messages
 
     def _end_leaked(self, client: object) -> None:
@@ -435,11 +438,19 @@ class Engine:
             *headers.items(),
         ]
 
-    def _without_context(self, sending: _Sending) -> None:
-        sending.stamped = False
-        count_drop("oversized", "context that made a message too large")
-        sending.span.set_attribute(semconv.DROP_REASON, "oversized")
-        sending.span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+    def _is_ours(self, sending: _Sending, error: Exception) -> bool:
+        """Whether the client refused a message for its size, and our headers may be to blame.
+
+        Nothing was sent then. The message goes once more, as it was given.
+        """
+        with shielded("a message that was refused"):
+            if sending.stamped and sending.transport.is_oversized(error):
+                sending.stamped = False
+                count_drop("oversized", "context that made a message too large")
+                sending.span.set_attribute(semconv.DROP_REASON, "oversized")
+                sending.span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+                return True
+        return False
 
     def _start_settle(self, transport: Transport, hook: Hook, call: Call) -> _Sending | None:
         destinations = {message.destination for message in transport.outgoing(call)}
@@ -451,8 +462,10 @@ class Engine:
         return _Sending(transport, call, shape, span, start_ns)
 
     def _heard(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
-        with shielded("the broker's answer"):  # called by the client, in a thread of its own
+        try:  # called by the client, in a thread of its own
             self._answered(sending, answer, error)
+        except Exception as failure:  # noqa: BLE001 - the shield of a hot path
+            swallow("the broker's answer", failure)
 
     def _answered(self, sending: _Sending, answer: object, error: BaseException | None) -> None:
         span, shape = sending.span, sending.shape
@@ -525,7 +538,7 @@ class Engine:
 
 def is_suppressed() -> bool:
     """Whether the application asked for no instrumentation here."""
-    return bool(otel.get_value(_SUPPRESS_INSTRUMENTATION_KEY))
+    return bool(otel.get_current().get(_SUPPRESS_INSTRUMENTATION_KEY))
 
 
 def _carrying(parameter: str, function: Function) -> Function:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tracekit.guard import shielded
+from tracekit.guard import swallow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +38,13 @@ class ConsumerLoop:
         self._end()
         record, messages = self._engine.fetched(self._transport, self._client, self._source)
         if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
-            with shielded("the turn of a loop"):
+            try:
                 turn = self._engine.turn(self._transport, messages[0], record, self._client)
                 turn.may_leak = not self._is_entered
                 turn.enter()
                 self._turn = turn
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow("the turn of a loop", error)
         return record
 
     def __enter__(self) -> ConsumerLoop:
@@ -67,6 +69,8 @@ class ConsumerLoop:
     def _end(self, error: BaseException | None = None) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
-            with shielded("the turn of a loop"):
+            try:
                 turn.leave()  # first: also where the span cannot be ended
                 turn.end(error)
+            except Exception as failure:  # noqa: BLE001 - the shield of a hot path
+                swallow("the turn of a loop", failure)

@@ -1,0 +1,1 @@
+"""What the README claims about cost, measured: contenders interleaved in one run, as ratios."""

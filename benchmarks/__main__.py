@@ -1,0 +1,93 @@
+"""`make bench`: cost for each HTTP request and Kafka message, with nothing, contrib and tracekit.
+
+Each round runs every contender once, each in a process of its own, exporting over HTTP to a receiver
+process; the medians of the rounds are compared. Read the ratios: machines are noisy. Fails where
+tracekit is dearer than contrib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from tracekit_demo.broker import embedded_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTENDERS: Final = ("none", "contrib", "tracekit")
+UNITS: Final = {"http": "FastAPI request", "kafka": "Kafka message, produced, consumed and processed"}
+
+
+@contextmanager
+def _receiver() -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.receiver"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+def _run(work: str, contender: str, count: int, endpoint: str, broker: str, topic: str) -> float:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    arguments = [work, contender, str(count), endpoint, broker, topic]
+    command = [sys.executable, "-m", "benchmarks.contender", *arguments]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        sys.exit(f"{work} with {contender} failed:\n{done.stderr}")
+    return float(json.loads(done.stdout.splitlines()[-1])["us"])
+
+
+def _measured(work: str, rounds: int, count: int, endpoint: str, broker: str) -> dict[str, float]:
+    took: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
+    for number in range(rounds):
+        for contender in CONTENDERS[number % 3 :] + CONTENDERS[: number % 3]:
+            topic = f"{contender}-{number}"
+            took[contender].append(_run(work, contender, count, endpoint, broker, topic))
+            print(f"\r{work}: round {number + 1} of {rounds}, {contender:<10}", end="", file=sys.stderr)
+    print(f"\r{'':<60}\r", end="", file=sys.stderr)
+    return {contender: statistics.median(values) for contender, values in took.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("work", nargs="*", default=list(UNITS), help="http, kafka; both by default")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=3000, help="units of work in each round")
+    arguments = parser.parse_args()
+    dearer = []
+    topics = [f"{contender}-{number}" for contender in CONTENDERS for number in range(arguments.rounds)]
+    with _receiver() as endpoint, embedded_broker(topics) as broker:
+        for work in arguments.work:
+            cost = _measured(work, arguments.rounds, arguments.count, endpoint, broker.address)
+            added = {name: cost[name] - cost["none"] for name in ("contrib", "tracekit")}
+            print(f"{UNITS[work]}, CPU us each (median of {arguments.rounds} rounds of {arguments.count})")
+            print(f"  none      {cost['none']:7.0f}")
+            for name, more in added.items():
+                print(f"  {name:<9} {cost[name]:7.0f}   {more:+5.0f}")
+            ratio = added["tracekit"] / added["contrib"]
+            print(f"  tracekit adds {ratio:.2f} times what contrib adds\n")
+            if ratio > 1:
+                dearer.append(work)
+    if dearer:
+        print(f"dearer than contrib: {', '.join(dearer)}")
+    return 1 if dearer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
