@@ -204,21 +204,24 @@ def _endpoint(env: Environment, given: str | None, protocol: str) -> str:
     return found or DEFAULT_ENDPOINTS[protocol]
 
 
+def _known(group: str) -> set[str]:
+    """The names under an entry point. Reads every installed package: only for what is not a default."""
+    return {point.name for point in entry_points(group=group)}
+
+
 def _exporters(env: Environment, signal: str) -> tuple[str, ...]:
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     names = _names(env.get(variable, "")) or ("otlp",)
-    known = {point.name for point in entry_points(group=f"opentelemetry_{signal}_exporter")}
     for name in names:
-        if name not in ("otlp", "none") and name not in known:
+        if name not in ("otlp", "none") and name not in (known := _known(f"opentelemetry_{signal}_exporter")):
             raise SettingError(variable, name, f"one of {', '.join(['otlp', 'none', *sorted(known)])}")
     return tuple(name for name in names if name != "none")
 
 
 def _propagators(env: Environment) -> tuple[str, ...]:
     names = _names(env.get("OTEL_PROPAGATORS", ""))
-    known = {point.name for point in entry_points(group="opentelemetry_propagator")}
     for name in names:
-        if name != "none" and name not in known:
+        if name != "none" and name not in (known := _known("opentelemetry_propagator")):
             raise SettingError("OTEL_PROPAGATORS", name, f"some of {', '.join(sorted(known))}, or none")
     return names
 
@@ -232,8 +235,7 @@ def _ratio(text: str) -> bool:
 
 def _sampler(env: Environment) -> None:
     name = env.get("OTEL_TRACES_SAMPLER", "").strip().lower()
-    known = {point.name for point in entry_points(group="opentelemetry_traces_sampler")}
-    if name and name not in known:
+    if name and name not in (known := _known("opentelemetry_traces_sampler")):
         raise SettingError("OTEL_TRACES_SAMPLER", name, f"one of {', '.join(sorted(known))}")
     argument = env.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
     if argument and name.endswith("traceidratio") and not _ratio(argument):
