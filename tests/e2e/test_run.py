@@ -111,6 +111,26 @@ def started(program: str) -> subprocess.Popen[str]:
 WAITS = "import os, requests, signal, sys\nprint(os.getpid(), flush=True)\n"
 
 
+def test_a_program_with_a_provider_of_its_own_keeps_its_exporter() -> None:
+    done = run(
+        *python(
+            "import requests\n"
+            "from opentelemetry import trace\n"
+            "from opentelemetry.sdk.trace import TracerProvider\n"
+            "from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor\n"
+            "own = TracerProvider()\n"
+            "own.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))\n"
+            "trace.set_tracer_provider(own)\n"
+            "trace.get_tracer('program').start_span('theirs').end()\n"
+        )
+    )
+
+    assert done.returncode == 0
+    assert '"name": "theirs"' in done.stdout
+    assert '"tracekit.flow.id"' in done.stdout
+    assert done.stderr.splitlines()[-1].endswith("| traces: joined the application's provider")
+
+
 def test_ctrl_c_is_the_program_s_to_catch() -> None:
     program = f"{WAITS}try: signal.pause()\nexcept KeyboardInterrupt: print('caught'); sys.exit(5)"
     with started(program) as process:
