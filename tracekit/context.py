@@ -21,7 +21,6 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from opentelemetry import context as otel
@@ -141,13 +140,19 @@ def pathway_of(context: Context | None = None) -> Pathway | None:
     if said is not None and said.flow_id:
         return said
     span = trace.get_current_span(context)
-    remembered: Pathway | None = getattr(span, _ON_SPAN, None)
-    if remembered is not None:
-        return remembered
+    told: Pathway | None = getattr(span, _ON_SPAN, None)
+    if told is not None:
+        return told
     span_context = span.get_span_context()
     if not span_context.is_valid:
         return said
-    return replace(said or Pathway(""), flow_id=trace.format_trace_id(span_context.trace_id))
+    return (said or Pathway(""))._replace(flow_id=trace.format_trace_id(span_context.trace_id))
+
+
+def remembered(span: trace.Span) -> Pathway | None:
+    """Where the span stands, if it was told."""
+    pathway: Pathway | None = getattr(span, _ON_SPAN, None)
+    return pathway
 
 
 def remember(span: trace.Span, pathway: Pathway) -> None:

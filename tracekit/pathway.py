@@ -8,8 +8,8 @@ over the node and the parent's hash), so that a route has one value however many
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from typing import Final
+import re
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 HEADER: Final = "tracekit-flow"
@@ -21,14 +21,14 @@ NO_FLOW: Final = "0" * 32
 
 _VERSION: Final = "1"
 _MS: Final = 1_000_000
-_HEX: Final = frozenset("0123456789abcdef")
+_FORM: Final = re.compile(
+    r"1;([0-9a-f]{32});([0-9a-f]{16});([0-9]{1,15});([0-9]{1,15});([0-9]{1,15});([^;]*)(?:;|\Z)", re.ASCII
+)
 _MASK: Final = (1 << 64) - 1
-_MAX_MS: Final = 1 << 53
 
 
-@dataclass(frozen=True, slots=True)
-class Pathway:
-    """Where a piece of work stands in its flow.
+class Pathway(NamedTuple):
+    """Where a piece of work stands in its flow. A tuple, since every message makes several.
 
     `flow_id` is empty while the flow begins here and its entry span has no id yet, and NO_FLOW for
     work that serves several flows. `origin_ns` is when the flow began, `edge_ns` when this message
@@ -49,7 +49,7 @@ class Pathway:
 
     def advanced(self, service: str, step: str) -> Pathway:
         """The pathway after one more step of the route, e.g. `send kafka orders`."""
-        return replace(self, hash=_advance(self.hash, service, step))
+        return self._replace(hash=_advance(self.hash, service, step))
 
     def leaving(self, service: str, step: str, now_ns: int) -> Pathway:
         """The pathway as it is written on what this service sends now, one step further."""
@@ -69,9 +69,7 @@ def write(pathway: Pathway) -> str:
         f"{_VERSION};{pathway.flow_id};{pathway.hash:016x};{pathway.origin_ns // _MS};"
         f"{pathway.edge_ns // _MS};{pathway.hop};"
     )
-    name = quote(pathway.origin, safe="")[: LIMIT - len(head)]
-    cut = name.rfind("%", -2)  # never end in half an escape
-    return head + (name if cut < 0 else name[:cut])
+    return head + _quoted(pathway.origin, LIMIT - len(head))
 
 
 def parse(text: str) -> Pathway | None:
@@ -79,29 +77,30 @@ def parse(text: str) -> Pathway | None:
 
     Further fields are ignored, so that a later version can add some.
     """
-    if len(text) > 4 * LIMIT:
+    match = _FORM.match(text) if len(text) <= 4 * LIMIT else None
+    if match is None:
         return None
-    fields = text.split(";")
-    if len(fields) < 7 or fields[0] != _VERSION:
-        return None
-    _, flow_id, route, origin, edge, hop, service, *_ = fields
-    if not _is_hex(flow_id, 32) or not _is_hex(route, 16):
-        return None
-    numbers = [int(field) for field in (origin, edge, hop) if field.isascii() and field.isdecimal()]
-    if len(numbers) != 3 or max(numbers) > _MAX_MS:
-        return None
+    flow_id, route, origin, edge, hop, service = match.groups()
     return Pathway(
-        flow_id=flow_id,
-        hash=int(route, 16),
-        origin_ns=numbers[0] * _MS,
-        edge_ns=numbers[1] * _MS,
-        hop=numbers[2],
-        origin=unquote(service[:LIMIT], errors="replace"),
+        flow_id,
+        int(route, 16),
+        int(origin) * _MS,
+        int(edge) * _MS,
+        int(hop),
+        _unquoted(service[:LIMIT]),
     )
 
 
-def _is_hex(text: str, length: int) -> bool:
-    return len(text) == length and _HEX.issuperset(text)
+@functools.lru_cache(maxsize=1024)
+def _quoted(name: str, room: int) -> str:
+    quoted = quote(name, safe="", errors="replace")[:room]
+    cut = quoted.rfind("%", -2)  # never end in half an escape
+    return quoted if cut < 0 else quoted[:cut]
+
+
+@functools.lru_cache(maxsize=1024)
+def _unquoted(name: str) -> str:
+    return unquote(name, errors="replace")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -103,9 +103,12 @@ def _brought(headers: Mapping[str, str]) -> Brought:
 def headers_of(span: Span, step: str, context: Context) -> dict[str, str]:
     """The headers of a message that this span sends; `context` is the one around it."""
     propagator = propagate.get_global_textmap()
-    inner = trace.set_span_in_context(span, context)
+    inner: Context | None = None
+    pathway = ours.remembered(span)
+    if pathway is None or not isinstance(propagator, OurPropagators):
+        inner = trace.set_span_in_context(span, context)
     if isinstance(propagator, OurPropagators):
-        return propagator.headers(span.get_span_context(), ours.pathway_of(inner), step, context)
+        return propagator.headers(span.get_span_context(), pathway or ours.pathway_of(inner), step, context)
     return ours.headers_of(ours.with_step(step, inner))
 
 

@@ -10,6 +10,7 @@ import functools
 import inspect
 import time
 import weakref
+from collections import Counter
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -493,14 +494,15 @@ class Engine:
         if not messages:
             return
         end_ns = time.time_ns()
-        counts: dict[str, int] = {}
-        for message in messages:
-            counts[message.destination] = counts.get(message.destination, 0) + 1
+        first = messages[0].destination
+        shape = self.shape(transport, client, "receive", name, first)
+        counts = {first: 1} if len(messages) == 1 else Counter(one.destination for one in messages)
         for destination, number in counts.items():
             self._reads(client, transport.system, destination)
             shape = self.shape(transport, client, "receive", name, destination)
             shape.count(self.instruments.consumed_messages, number)
-        shape = self.shape(transport, client, "receive", name, next(iter(counts)) if len(counts) == 1 else "")
+        if len(counts) > 1:
+            shape = self.shape(transport, client, "receive", name, "")
         self._measure(shape, end_ns - start_ns, trace.get_current_span().get_span_context())
         if self._receive_spans:
             links = [arrived.link() for arrived in map(creation.Arrived, messages) if arrived.is_known]

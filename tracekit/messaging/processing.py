@@ -117,6 +117,8 @@ class Process:
         thread there is nothing to set back."""
         if ours.place_of().scope is self:
             otel.attach(self.saved)
+        # The context holds its place, and that holds us: broken here, it is freed without the collector.
+        self.context = self.saved
 
 
 def current_process(context: Context | None = None) -> Process | None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 from tracekit import semconv
 from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _LOG_APPEND_TIME: Final = 1
 _MS: Final = 1_000_000
+_HEADERS: Final = (list, type(None))
+_BYTES: Final = (bytes, bytearray, memoryview)
 _HEADERS_SINCE: Final = (0, 11)
 # A record of an empty message: the client's own estimate of what goes around key, value and headers.
 _RECORD_OVERHEAD: Final = 100
@@ -93,7 +97,7 @@ class KafkaPython:
     def records(self, result: Any) -> Sequence[object]:
         if type(result).__name__ == "ConsumerRecord":
             return [result]
-        if isinstance(result, Mapping):
+        if isinstance(result, dict):
             return [record for records in result.values() for record in records]
         return result if isinstance(result, list) else ()
 
@@ -135,11 +139,13 @@ def _room(config: Mapping[str, Any], call: Call) -> int | None:
     if config["api_version"] < _HEADERS_SINCE:
         return 0
     used = _RECORD_OVERHEAD
-    for part in (call.get("key"), call.get("value")):
-        if isinstance(part, bytes | bytearray | memoryview):
-            used += len(part)
-        elif part is not None:
+    for name in ("key", "value"):
+        part = call.get(name)
+        if part is None:
+            continue
+        if config[f"{name}_serializer"] is not None or not isinstance(part, _BYTES):
             return None
+        used += len(part)
     headers: Any = call.get("headers") or ()
     used += sum(len(name) + len(value) + 10 for name, value in headers)
     return int(config["max_request_size"]) - used
