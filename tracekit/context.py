@@ -88,6 +88,13 @@ class Place:
 _NOWHERE = Place()
 
 
+class Told(Context):
+    """A context in which a span begins whose starter says itself where it stands in its flow.
+
+    The messaging engine knows that already; working it out again for each span would double its cost.
+    """
+
+
 # -- what a context knows of its flow ---------------------------------------------------------------
 
 

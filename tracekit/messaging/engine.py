@@ -356,6 +356,25 @@ class Engine:
         if loop is not None:
             loop.leak()
 
+    def start(
+        self,
+        shape: Shape,
+        context: Context,
+        attributes: Attributes,
+        links: Sequence[Link] | None,
+        start_ns: int,
+        pathway: Pathway | None,
+    ) -> Span:
+        """A span of this shape; where `pathway` says its place in its flow, nobody works it out again."""
+        if pathway is None or not pathway.flow_id or not pathway.origin_ns:
+            return self.tracer.start_span(shape.name, context, shape.kind, attributes, links, start_ns)
+        if not pathway.is_hub:
+            attributes[semconv.FLOW_ID] = pathway.flow_id
+        told = ours.Told(context)
+        span = self.tracer.start_span(shape.name, told, shape.kind, attributes, links, start_ns)
+        ours.remember(span, pathway)
+        return span
+
     # -- what processing measures --------------------------------------------------------------------
 
     def waited(self, shape: Shape, arrived: Arrived, start_ns: int, span: SpanContext) -> None:
@@ -398,16 +417,11 @@ class Engine:
             transport, call["self"], "send", hook.name, message.destination, own_context=kept is None
         )
         start_ns = time.time_ns()
-        span = self.tracer.start_span(
-            shape.name,
-            context,
-            shape.kind,
-            shape.attributes
-            if message.id is None
-            else {**shape.attributes, semconv.MESSAGING_MESSAGE_ID: message.id},
-            [creation.linked(kept)] if kept is not None else None,
-            start_ns,
-        )
+        attributes = dict(shape.attributes)
+        if message.id is not None:
+            attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
+        links = [creation.linked(kept)] if kept is not None else None
+        span = self.start(shape, context, attributes, links, start_ns, ours.pathway_of(context))
         checkpoint = ours.checkpoint_of(context)
         if checkpoint is not None:
             checkpoint.sent = True

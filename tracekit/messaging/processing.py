@@ -17,8 +17,6 @@ from tracekit.tracing.errors import outcome as outcome
 from tracekit.tracing.errors import record_error as record_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -76,13 +74,15 @@ class Process:
         place = ours.Place(pathway, self._checkpoint, arrived.traceparent, self)
         around = ours.with_place(place, creation.with_baggage(arrived, base))
         self._start_ns = time.time_ns()
-        self.span = engine.tracer.start_span(
-            self._shape.name,
+        # A creation context that was not sampled is the processor's to mark.
+        known = pathway if arrived.context.trace_flags.sampled else None
+        self.span = engine.start(
+            self._shape,
             _parent(around, surrounding, arrived, rule),
-            self._shape.kind,
             _attributes(self._shape, message, arrived, pathway),
             _links(surrounding, arrived, rule),
             self._start_ns,
+            known,
         )
         self.context = trace.set_span_in_context(self.span, around)
         if waited:  # in a batch, the batch has said it already
@@ -193,7 +193,7 @@ def _links(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> list
 
 def _attributes(
     shape: Shape, message: Message, arrived: Arrived, pathway: Pathway
-) -> Mapping[str, str | int | bool]:
+) -> dict[str, str | int | bool]:
     attributes = {**shape.attributes, **message.attributes}
     if message.id is not None:
         attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
@@ -203,6 +203,4 @@ def _attributes(
         attributes[semconv.PUBLISHED_AT] = arrived.published_ns
         attributes[semconv.PUBLISHED_AT_SOURCE] = arrived.source
     attributes[semconv.PATHWAY_HASH] = f"{pathway.hash:016x}"
-    if pathway.flow_id and not pathway.is_hub:
-        attributes[semconv.FLOW_ID] = pathway.flow_id
     return attributes

@@ -48,10 +48,11 @@ class FlowProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self.active:
             return
-        try:
-            self._tell(span, parent_context)
-        except Exception as error:  # noqa: BLE001 - the shield of a hot path
-            swallow("the flow of a span", error)
+        if parent_context.__class__ is not ours.Told:
+            try:
+                self._tell(span, parent_context)
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow("the flow of a span", error)
         for processor in self._processors:
             try:
                 processor.on_start(span, parent_context)
@@ -80,8 +81,7 @@ class FlowProcessor(SpanProcessor):
             # Behind a service that knows only traceparent: the flow is known, its beginning not.
             pathway = Pathway(pathway.flow_id, pathway.hash, span.start_time or 0)
         ours.remember(span, pathway)
-        # Who knew the flow before the span began has given it among the first attributes.
-        if not pathway.is_hub and semconv.FLOW_ID not in (span.attributes or ()):
+        if not pathway.is_hub:
             span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
         parent = span.parent
         if parent is not None and parent.is_remote and not parent.trace_flags.sampled:
