@@ -70,7 +70,7 @@ class Topic:
 
     def send(self, value: Any = b"an order", **options: Any) -> Any:
         """Send a message as an application does; what the broker answered."""
-        return self.producer.send(self.name, value, **{"partition": 0, **options}).get(DEADLINE_S)
+        return answered(self.producer.send(self.name, value, **{"partition": 0, **options}))
 
     def put(
         self, *values: bytes, headers: Pairs | None = None, partition: int = 0, key: bytes | None = None
@@ -143,6 +143,13 @@ class Topic:
             "tracekit.pathway.hash": HASH,
             **_dotted(more),
         }
+
+
+def answered(future: Any) -> Any:
+    """What the broker answered, once all who listen have heard it: `get()` may return before they have."""
+    answer = future.get(DEADLINE_S)
+    assert future._produce_future.wait(DEADLINE_S)
+    return answer
 
 
 def _dotted(names: Mapping[str, object]) -> dict[str, object]:

@@ -22,6 +22,7 @@ from tests.acceptance.kafka_rig import (
     SERVER,
     SPAN,
     TRACE,
+    answered,
     context_headers,
     links_of,
     measures,
@@ -154,7 +155,7 @@ def test_case_17_a_loop_goes_on_where_the_one_before_was_left(
 
 def test_a_loop_in_a_loop_has_its_turns_inside_those_of_the_other(topic: Topic, flows: Captured) -> None:
     inner_topic = topic.kafka.topic("lines")
-    topic.producer.send(inner_topic, b"a line").get(10)
+    answered(topic.producer.send(inner_topic, b"a line"))
     topic.put(b"first")
     inner = topic.kafka.consumer(inner_topic)
 

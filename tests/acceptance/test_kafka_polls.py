@@ -18,6 +18,7 @@ from tests.acceptance.kafka_rig import (
     DEADLINE_S,
     SPAN,
     TRACE,
+    answered,
     context_headers,
     context_on,
     headers_of,
@@ -433,7 +434,7 @@ def test_the_wait_and_the_flow_are_measured_where_a_flow_may_end(topic: Topic, f
     topic.send()
     record = topic.record()
     with tracekit.process(record):
-        topic.producer.send(other, b"a mail").get(DEADLINE_S)
+        answered(topic.producer.send(other, b"a mail"))
     (mail,) = topic.polled(1, topic.kafka.consumer(other))
 
     with tracekit.process(mail):

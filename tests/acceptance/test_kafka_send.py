@@ -25,6 +25,7 @@ from tests.acceptance.kafka_rig import (
     PRODUCER,
     SPAN,
     TRACE,
+    answered,
     context_headers,
     context_on,
     headers_of,
@@ -89,7 +90,7 @@ def test_case_04_a_send_ends_with_the_answer_of_the_broker(topic: Topic, flows: 
     future.add_callback(lambda _: seen_by_callback.append(len(flows.spans)))
     before = flows.spans
     producer.flush()
-    future.get(DEADLINE_S)
+    answered(future)
 
     assert (before, seen_by_callback, len(flows.spans)) == ((), [1], 1)
 
@@ -98,7 +99,7 @@ def test_case_04_partition_and_offset_are_those_of_the_answer_for_100_sends_with
     topic: Topic, flows: Captured
 ) -> None:
     futures = [topic.producer.send(topic.name, b"an order") for _ in range(100)]
-    answers = [future.get(DEADLINE_S) for future in futures]
+    answers = [answered(future) for future in futures]
     flows.wait_for(lambda: len(flows.spans) == 100, says="100 spans")
 
     assert [dict(span.attributes) for span in flows.spans] == [
@@ -109,7 +110,7 @@ def test_case_04_partition_and_offset_are_those_of_the_answer_for_100_sends_with
 
 def test_a_send_that_nobody_acknowledges_has_no_offset(topic: Topic, flows: Captured) -> None:
     producer = topic.kafka.producer(acks=0)
-    made_up = producer.send(topic.name, b"an order", partition=0).get(DEADLINE_S)
+    made_up = answered(producer.send(topic.name, b"an order", partition=0))
 
     (span,) = flows.spans
     assert made_up.offset == 0
@@ -273,7 +274,7 @@ FORMS: dict[str, Callable[[Any, str], Any]] = {
 def test_case_09_context_travels_in_every_form_that_the_client_accepts(
     topic: Topic, form: str, flows: Captured
 ) -> None:
-    FORMS[form](topic.producer, topic.name).get(DEADLINE_S)
+    answered(FORMS[form](topic.producer, topic.name))
 
     (record,) = topic.on_the_wire()
     assert context_on(record) == where(the(flows, f"send {topic.name}"))
@@ -319,7 +320,7 @@ def test_case_10_the_message_in_process_is_relayed_as_it_is(topic: Topic, flows:
     other = topic.kafka.topic("outbox")
 
     with tracekit.process(record), tracekit.relay():
-        topic.producer.send(other, record.value, headers=record.headers).get(DEADLINE_S)
+        answered(topic.producer.send(other, record.value, headers=record.headers))
 
     span = the(flows, f"send {other}")
     assert (span.kind, links_of(span)) == (CLIENT, [(TRACE, SPAN)])
@@ -378,7 +379,7 @@ def test_a_delivery_callback_runs_in_the_context_of_its_caller(
 
 def test_a_callback_s_arguments_and_exception_are_its_own(topic: Topic, flows: Captured) -> None:
     future = topic.producer.send(topic.name, b"an order")
-    answer = future.get(DEADLINE_S)
+    answer = answered(future)
     heard: list[tuple[object, ...]] = []
 
     given = future.add_callback(lambda *args: heard.append(args), "order", 7)
@@ -405,7 +406,7 @@ def test_reliability_case_06_a_message_just_under_the_limit_is_sent_as_it_is_wit
     producer = topic.kafka.producer(max_request_size=10_000)
     value = bytes(largest(producer, HEADERS) - 40)
 
-    answer = producer.send(topic.name, value, headers=HEADERS).get(DEADLINE_S)
+    answer = answered(producer.send(topic.name, value, headers=HEADERS))
 
     (record,) = topic.on_the_wire()
     assert (record.value, record.headers) == (value, HEADERS)
@@ -426,7 +427,7 @@ def test_reliability_case_06_with_little_room_the_traceparent_goes_first(
     producer = topic.kafka.producer(max_request_size=10_000)
     value = bytes(largest(producer, []) - 180)
 
-    producer.send(topic.name, value).get(DEADLINE_S)
+    answered(producer.send(topic.name, value))
 
     (record,) = topic.on_the_wire()
     assert headers_of(record).keys() == {"traceparent"}
@@ -443,7 +444,7 @@ def test_reliability_case_06_where_a_serializer_alone_knows_the_size_it_is_sent_
     producer = topic.kafka.producer(max_request_size=10_000, value_serializer=Zeros())
     size = largest(producer, HEADERS) - 40
 
-    answer = producer.send(topic.name, size, headers=HEADERS).get(DEADLINE_S)
+    answer = answered(producer.send(topic.name, size, headers=HEADERS))
 
     (record,) = topic.on_the_wire()
     assert (record.value, record.headers) == (bytes(size), HEADERS)
