@@ -11,7 +11,7 @@ from tracekit.flow import facts
 from tracekit.flow.waits import Wait, wait_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tracekit.flow.graph import Graph, Reference
     from tracekit.model import Attributes, Span
@@ -68,7 +68,7 @@ def edges_of(graph: Graph, nodes: Sequence[int], flow_id: str) -> list[PlacedEdg
             ):
                 edge = _edge(graph, node, reference, sends, single=len(messages) == 1)
                 found.append(PlacedEdge(edge, reference.target, node))
-    return _once(found)
+    return _once(_delivered(graph, found))
 
 
 def concerns(graph: Graph, node: int, reference: Reference, flow_id: str) -> bool:
@@ -140,6 +140,29 @@ def _sends(graph: Graph, nodes: Sequence[int]) -> dict[int, Span]:
                 if other is None or other.end_ns is None or span.end_ns < other.end_ns:
                     found[reference.target] = span
     return found
+
+
+def _delivered(graph: Graph, edges: list[PlacedEdge]) -> list[PlacedEdge]:
+    """Without the processing of one message inside of that of its batch: it was delivered once."""
+    consumed = {(placed.creation, placed.consuming) for placed in edges if placed.creation is not None}
+    return [
+        placed
+        for placed in edges
+        if placed.creation is None
+        or not any((placed.creation, above) in consumed for above in _above(graph, placed.consuming))
+    ]
+
+
+def _above(graph: Graph, node: int) -> Iterator[int]:
+    """The spans above one, nearest first; each once, whatever they refer to."""
+    seen = {node}
+    while True:
+        parents = [one.target for one in graph.references[node] if one.by_parent and not one.is_message]
+        if not parents or parents[0] is None or parents[0] in seen:
+            return
+        node = parents[0]
+        seen.add(node)
+        yield node
 
 
 def _once(edges: list[PlacedEdge]) -> list[PlacedEdge]:

@@ -172,6 +172,19 @@ def test_a_batch_with_several_messages_of_one_flow_has_an_edge_for_each() -> Non
     assert flow.children(sends[2]) == (hub,)
 
 
+def test_a_message_processed_on_its_own_inside_its_batch_was_delivered_once() -> None:
+    entry = request()
+    one, other = (sent(start=start, end=start + 2, parent=entry) for start in (10, 20))
+    hub = batch([one, other])
+    own = [processed(message, 110, 120, service="billing", ambient=hub) for message in (one, other)]
+
+    flow = build_flow([entry, one, other, hub, *own])
+
+    assert [(edge.creation, edge.consuming) for edge in flow.edges] == [(one, hub), (other, hub)]
+    assert flow.duplicates == 0
+    assert flow.children(hub) == tuple(own)
+
+
 def test_our_receive_span_is_no_second_consumption() -> None:
     send = sent()
     poll, consumed = pulled([send], 5, 90), processed(send)
