@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = "Mapping[str, str | int | bool]"
 
-_FOLD_AT: Final = 256
 _MAX_CELLS: Final = 2_000  # of one instrument; then one cell for all others, as the SDK does it
 _SAMPLED: Final = TraceFlags.SAMPLED
 _OVERFLOW: Final = "otel.metric.overflow"
@@ -60,7 +59,6 @@ class HistogramCell:
         "_min",
         "_sampled",
         "_sum",
-        "_values",
         "labels",
     )
 
@@ -68,7 +66,6 @@ class HistogramCell:
         self.labels = labels
         self._bounds = bounds
         self._lock = threading.Lock()
-        self._values: list[tuple[float, SpanContext]] = []
         self._counts = [0] * (len(bounds) + 1)
         self._sampled: dict[int, tuple[float, SpanContext]] = {}
         self._intervals: dict[int, tuple[float, float]] = {}
@@ -78,31 +75,19 @@ class HistogramCell:
 
     def record(self, value: float, span: SpanContext) -> None:
         """Take one value, measured in this span."""
-        # An append is atomic; the sums are made under the lock, once for many values.
-        values = self._values
-        values.append((value, span))
-        if len(values) >= _FOLD_AT:
-            with self._lock:
-                self._fold()
-
-    def _fold(self) -> None:
-        number = len(self._values)
-        values = self._values[:number]
-        del self._values[:number]
-        counts, bounds, sampled = self._counts, self._bounds, self._sampled
-        for pair in values:
-            bucket = bisect_left(bounds, pair[0])
-            counts[bucket] += 1
-            if pair[1].trace_flags & _SAMPLED:
-                sampled[bucket] = pair
-        if values:
-            amounts = [value for value, _ in values]
-            least, most = min(amounts), max(amounts)
-            self._sum += sum(amounts)
-            self._min = min(self._min, least)
-            self._max = max(self._max, most)
-            for reader, (lowest, highest) in self._intervals.items():
-                self._intervals[reader] = min(lowest, least), max(highest, most)
+        with self._lock:
+            bucket = bisect_left(self._bounds, value)
+            self._counts[bucket] += 1
+            self._sum += value
+            if value < self._min:
+                self._min = value
+            if value > self._max:
+                self._max = value
+            if span.trace_flags & _SAMPLED:
+                self._sampled[bucket] = value, span
+            if self._intervals:
+                for reader, (least, most) in self._intervals.items():
+                    self._intervals[reader] = min(least, value), max(most, value)
 
     def taken(self, interval_of: int = 0) -> tuple[list[int], float, float, float, list[Exemplar]]:
         """Counts, sum, smallest and largest value so far, and the exemplars since the last time.
@@ -110,7 +95,6 @@ class HistogramCell:
         Smallest and largest of the interval since the same reader was told last, where it is named.
         """
         with self._lock:
-            self._fold()
             least, most = self._min, self._max
             if interval_of:
                 least, most = self._intervals.get(interval_of, (least, most))
