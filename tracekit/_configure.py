@@ -221,6 +221,7 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
     engine = Engine(
         transports,
         tracer=signals.tracer("tracekit"),
+        prefills=signals.prefills,
         instruments=Instruments(
             metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL), signals.cells
         ),

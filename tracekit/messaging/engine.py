@@ -29,9 +29,10 @@ from tracekit.messaging.processing import Process, record_error, sound
 from tracekit.model import Kind
 from tracekit.patching import Names
 from tracekit.pathway import NO_FLOW, Pathway
+from tracekit.tracing.prefilled import fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, SpanContext, Tracer
@@ -112,6 +113,7 @@ class Engine:
     """Sends, receives, settles and processes for all transports, by one set of rules.
 
     `service` names this side in a flow's route. `receive_spans`: also show the calls that fetch.
+    `prefills`: whether attributes may be put on a span once it has started.
     `by_contrib`: the client packages whose spans OpenTelemetry's own instrumentation makes.
     """
 
@@ -122,6 +124,7 @@ class Engine:
         tracer: Tracer,
         instruments: Instruments,
         service: str,
+        prefills: Callable[[], bool] = lambda: False,
         parent: ParentRule = "auto",
         receive_spans: bool = False,
         by_contrib: frozenset[str] = frozenset(),
@@ -129,6 +132,7 @@ class Engine:
         self.tracer = tracer
         self.instruments = instruments
         self.service = service
+        self._prefills = prefills
         self.parent = parent
         self._receive_spans = receive_spans
         self._by_contrib = by_contrib
@@ -365,15 +369,26 @@ class Engine:
         start_ns: int,
         pathway: Pathway | None,
     ) -> Span:
-        """A span of this shape; where `pathway` says its place in its flow, nobody works it out again."""
-        if pathway is None or not pathway.flow_id or not pathway.origin_ns:
+        """A span of this shape, told its place in its flow; None: a flow begins with it."""
+        if not self._prefills():
             return self.tracer.start_span(shape.name, context, shape.kind, attributes, links, start_ns)
+        told = ours.Told(context)
+        span = self.tracer.start_span(shape.name, told, shape.kind, None, links, start_ns)
+        if pathway is None or not pathway.flow_id or not pathway.origin_ns:
+            pathway = self._beginning(span, pathway, start_ns)
         if not pathway.is_hub:
             attributes[semconv.FLOW_ID] = pathway.flow_id
-        told = ours.Told(context)
-        span = self.tracer.start_span(shape.name, told, shape.kind, attributes, links, start_ns)
+        fill(span, attributes)
         ours.remember(span, pathway)
         return span
+
+    def _beginning(self, span: Span, pathway: Pathway | None, start_ns: int) -> Pathway:
+        """The place of an entry; or of a span behind a service that knows only `traceparent`."""
+        if pathway is not None and pathway.flow_id:
+            return Pathway(pathway.flow_id, pathway.hash, start_ns)
+        flow_id = trace.format_trace_id(span.get_span_context().trace_id)
+        origin_ns = pathway.origin_ns if pathway is not None else start_ns
+        return Pathway(flow_id, 0, origin_ns, origin=self.service)
 
     # -- what processing measures --------------------------------------------------------------------
 

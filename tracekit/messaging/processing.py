@@ -74,15 +74,13 @@ class Process:
         place = ours.Place(pathway, self._checkpoint, arrived.traceparent, self)
         around = ours.with_place(place, creation.with_baggage(arrived, base))
         self._start_ns = time.time_ns()
-        # A creation context that was not sampled is the processor's to mark.
-        known = pathway if arrived.context.trace_flags.sampled else None
         self.span = engine.start(
             self._shape,
             _parent(around, surrounding, arrived, rule),
             _attributes(self._shape, message, arrived, pathway),
             _links(surrounding, arrived, rule),
             self._start_ns,
-            known,
+            pathway,
         )
         self.context = trace.set_span_in_context(self.span, around)
         if waited:  # in a batch, the batch has said it already

@@ -16,6 +16,7 @@ from tracekit import context as ours
 from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.pathway import Pathway
+from tracekit.tracing.prefilled import watch_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +40,14 @@ class FlowProcessor(SpanProcessor):
     def __init__(self, service: str, processors: Sequence[SpanProcessor] = ()) -> None:
         self._service = service
         self._processors = [*processors]
+        self.is_watched = watch_starts(self._processors)
+        """Whether a processor looks at spans as they start."""
         self.active = True
 
     def add(self, processor: SpanProcessor) -> None:
         """Hand spans to one more."""
         self._processors.append(processor)
+        self.is_watched = watch_starts(self._processors)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self.active:

@@ -30,6 +30,7 @@ from tracekit import semconv
 from tracekit.guard import dropped, shielded
 from tracekit.tracing.cells import Cells
 from tracekit.tracing.joining import missing
+from tracekit.tracing.prefilled import can_prefill
 from tracekit.tracing.processors import FlowProcessor, ShieldedSampler, watch_forks
 from tracekit.tracing.propagator import DEFAULT_NAMES, composite
 from tracekit.tracing.providers import Providers
@@ -112,9 +113,13 @@ class Signals:
         target: AnyTracerProvider = trace.get_tracer_provider()
         if not providers.owns_traces:
             processors = missing(processors, target)
-        processor = FlowProcessor(service, processors)
+        self._processor = processor = FlowProcessor(service, processors)
+        self._prefills = False
         if providers.owns_traces:
-            target = TracerProvider(_sampler(), resource, shutdown_on_exit=False)
+            sampler = _sampler()
+            # OpenTelemetry's own samplers look at no attributes; others may decide by them.
+            self._prefills = not isinstance(sampler, ShieldedSampler) and can_prefill()
+            target = TracerProvider(sampler, resource, shutdown_on_exit=False)
             providers.traces.switch(target, processor)
             self._give_back.append(lambda: providers.traces.switch(NoOpTracerProvider(), None))
         else:
@@ -125,6 +130,10 @@ class Signals:
             self._give_back.append(lambda: setattr(processor, "active", False))
             self._shut_down.append(processor.shutdown)
             self._flush.append(processor.force_flush)
+
+    def prefills(self) -> bool:
+        """Whether attributes may be put on a span after its start: nobody looks at it before."""
+        return self._prefills and not self._processor.is_watched
 
     def tracer(self, name: str) -> Tracer:
         """A tracer for as long as these signals are set up, without a detour over what delegates."""
