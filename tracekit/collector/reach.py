@@ -87,9 +87,9 @@ class _Collection:
         if trace_id in self._ways:
             return self._ways[trace_id]
         ways = self._ways[trace_id] = {}
-        arrived = set()
-        for child in self._index.trace(trace_id):
-            arrived.add(child.span_id)
+        spans = self._index.trace(trace_id)
+        arrived = {span.span_id for span in spans}
+        for child in spans:
             if child.parent_id is not None:
                 ways.setdefault(child.parent_id, []).append((child, None))
         for span in self._index.linking(trace_id):
@@ -98,4 +98,22 @@ class _Collection:
                     ways.setdefault(link.span_id, []).append((span, link))
         for missing in ways.keys() - arrived:
             self._enter(ways[missing])
+        self._enter((span, None) for span in _circling(spans, arrived))
         return ways
+
+
+def _circling(spans: Sequence[Span], arrived: set[str]) -> list[Span]:
+    """Spans whose parents lead in a circle: nothing reaches them, and they are somebody's all the same."""
+    children: dict[str, list[str]] = {}
+    reached = []
+    for span in spans:
+        if span.parent_id is None or span.parent_id not in arrived:
+            reached.append(span.span_id)
+        else:
+            children.setdefault(span.parent_id, []).append(span.span_id)
+    seen = set(reached)
+    while reached:
+        below = [child for child in children.pop(reached.pop(), ()) if child not in seen]
+        seen.update(below)
+        reached += below
+    return [span for span in spans if span.span_id not in seen]
