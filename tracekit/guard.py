@@ -8,6 +8,7 @@ was undone, must be seen too.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -36,11 +37,16 @@ class _Drops:
     """Counts by reason, and when each reason was last logged."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer that runs inside may count too.
+        self._lock = threading.RLock()
+        os.register_at_fork(after_in_child=self._renew)
         self._counts: dict[Reason, int] = {}
         self._logged: dict[tuple[str, str], float] = {}
         self._logging = threading.local()
         self.reraise = False
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # a thread of the parent may have held it
 
     def add(self, reason: Reason, what: str, number: int, error: Exception | None) -> None:
         now = time.monotonic()
@@ -62,6 +68,8 @@ class _Drops:
                 total,
                 exc_info=error,
             )
+        except Exception:  # noqa: BLE001 - a handler of the application's failed: the count is enough
+            return
         finally:
             self._logging.busy = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import time
 import weakref
 from collections import Counter
@@ -61,9 +62,12 @@ _inside: ContextVar[object] = ContextVar("tracekit-inside", default=None)
 class Shape:
     """What all spans of one operation of one client on one destination share, and their metrics."""
 
-    __slots__ = ("_counts", "_distributions", "attributes", "kind", "labels", "name", "step")
+    __slots__ = ("_client", "_counts", "_distributions", "attributes", "kind", "labels", "name", "step")
 
-    def __init__(self, name: str, kind: SpanKind, attributes: Attributes, labels: Attributes) -> None:
+    def __init__(
+        self, name: str, kind: SpanKind, attributes: Attributes, labels: Attributes, client: object
+    ) -> None:
+        self._client = None if client is None else weakref.ref(client)
         self.name = name
         self.kind = kind
         self.attributes = attributes
@@ -74,6 +78,10 @@ class Shape:
         """Its name in a flow's route."""
         self._distributions: dict[tuple[Distributions, str], Distribution] = {}
         self._counts: dict[tuple[Counts, str], Count] = {}
+
+    def is_of(self, client: object) -> bool:
+        """Whether it was made for this client, and not for one that had the same id before."""
+        return client is None if self._client is None else self._client() is client
 
     def record(
         self, what: Distributions, seconds: float, span: SpanContext, label: str = "", value: str = ""
@@ -145,6 +153,7 @@ class Engine:
         }
         self._shapes: dict[tuple[str, str, str, int], Shape] = {}
         self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
+        self._readers_lock = threading.RLock()
         self._readers: dict[tuple[str, str], weakref.WeakSet[object]] = {}
         self._flow_ends: dict[tuple[str, str], Distribution] = {}
         self._turns: weakref.WeakKeyDictionary[object, weakref.ref[ConsumerLoop]] = (
@@ -155,13 +164,17 @@ class Engine:
 
     def transport_of(self, given: object) -> Transport | None:
         """The transport whose client gave this: a client, a record, or several records."""
-        while isinstance(given, dict | list) and given:
-            given = next(iter(given.values())) if isinstance(given, dict) else given[0]
+        for _ in range(2):  # poll() gives lists in a dict
+            if isinstance(given, dict):
+                given = next((some for some in given.values() if some), None)
+            elif isinstance(given, list):
+                given = given[0] if given else None
         return self._transports.get(type(given).__module__.partition(".")[0])
 
     def reader_of(self, transport: Source, destination: str) -> object | None:
         """The one client of this process that reads the destination; None where several do."""
-        readers = [*self._readers.get((transport.system, destination), ())]
+        with self._readers_lock:
+            readers = [*self._readers.get((transport.system, destination), ())]
         return readers[0] if len(readers) == 1 else None
 
     def shape(
@@ -177,7 +190,7 @@ class Engine:
         """The shape of an operation, made once for each client and destination."""
         key = (name if own_context else f"{name}*", operation, destination, id(client))
         shape = self._shapes.get(key)
-        if shape is None:
+        if shape is None or not shape.is_of(client):  # an id is only good as long as its client lives
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             facts = self._client(transport, client)
@@ -194,9 +207,8 @@ class Engine:
                 KINDS[semconv.messaging_kind(operation, own_context=own_context)],
                 {**labels, **facts},
                 labels,
+                client,
             )
-            if client is not None:  # an id is only good as long as its client lives
-                weakref.finalize(client, self._shapes.pop, key, None).atexit = False
         return shape
 
     def _client(self, transport: Source, client: object) -> Facts:
@@ -254,7 +266,7 @@ class Engine:
                 bound = names.bind(args, kwargs)
                 sending = start(transport, hook, bound) if bound is not None else None
                 if sending is not None and sending.stamped:
-                    args, kwargs = names.unbind(sending.call)
+                    args, kwargs = names.unbind(sending.call, len(args))
             except Exception as error:  # noqa: BLE001 - the shield of a hot path
                 swallow(hook.name, error)
             if sending is None:
@@ -540,10 +552,9 @@ class Engine:
 
     def _reads(self, client: object, system: str, destination: str) -> None:
         readers = self._readers.get((system, destination))
-        if readers is None:
-            readers = self._readers[system, destination] = weakref.WeakSet()
-        if client not in readers:
-            readers.add(client)
+        if readers is None or client not in readers:
+            with self._readers_lock:
+                self._readers.setdefault((system, destination), weakref.WeakSet()).add(client)
 
     def _receive_failed(
         self, transport: Transport, name: str, client: object, start_ns: int, error: Exception
