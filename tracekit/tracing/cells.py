@@ -7,6 +7,7 @@ study; the data model is OpenTelemetry's, with one exemplar a bucket from sample
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -65,13 +66,19 @@ class HistogramCell:
     def __init__(self, labels: Labels, bounds: Sequence[float]) -> None:
         self.labels = labels
         self._bounds = bounds
-        self._lock = threading.Lock()
+        self.renew_lock()
         self._counts = [0] * (len(bounds) + 1)
         self._sampled: dict[int, tuple[float, SpanContext]] = {}
         self._intervals: dict[int, tuple[float, float]] = {}
         self._sum = 0.0
         self._min = float("inf")
         self._max = float("-inf")
+
+    def renew_lock(self) -> None:
+        """A lock that nobody holds: in a child, whoever held the old one does not exist."""
+        # Re-entrant: a loop that the garbage collector frees ends its turn, which records, in whatever
+        # thread the collector runs in, and that may be here.
+        self._lock = threading.RLock()
 
     def record(self, value: float, span: SpanContext) -> None:
         """Take one value, measured in this span."""
@@ -99,13 +106,13 @@ class HistogramCell:
             if interval_of:
                 least, most = self._intervals.get(interval_of, (least, most))
                 self._intervals[interval_of] = float("inf"), float("-inf")
-            now_ns = time.time_ns()
-            exemplars = [
-                Exemplar({}, value, now_ns, span.span_id, span.trace_id)
-                for value, span in self._sampled.values()
-            ]
-            self._sampled.clear()
-            return [*self._counts], self._sum, least, most, exemplars
+            sampled, self._sampled = self._sampled, {}
+            counts, total = self._counts.copy(), self._sum
+        now_ns = time.time_ns()
+        exemplars = [
+            Exemplar({}, value, now_ns, span.span_id, span.trace_id) for value, span in sampled.values()
+        ]
+        return counts, total, least, most, exemplars
 
 
 class CounterCell:
@@ -115,8 +122,12 @@ class CounterCell:
 
     def __init__(self, labels: Labels, _: Sequence[float]) -> None:
         self.labels = labels
-        self._lock = threading.Lock()
+        self.renew_lock()
         self._total = 0
+
+    def renew_lock(self) -> None:
+        """A lock that nobody holds: in a child, whoever held the old one does not exist."""
+        self._lock = threading.RLock()  # as above
 
     def add(self, number: int) -> None:
         """Count so many more."""
@@ -143,7 +154,7 @@ class Instrument(Generic[Cell]):
         self.description = description
         self.bounds = bounds
         self._make: Callable[[Labels, Sequence[float]], Cell] = make
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as that of a cell
         self._cells: dict[frozenset[tuple[str, str | int | bool]], Cell] = {}
 
     def bind(self, labels: Labels) -> Cell:
@@ -153,13 +164,20 @@ class Instrument(Generic[Cell]):
             if key not in self._cells and len(self._cells) >= _MAX_CELLS:
                 labels, key = {_OVERFLOW: True}, frozenset({(_OVERFLOW, True)})
             if key not in self._cells:
-                self._cells[key] = self._make(labels, self.bounds)
+                made = self._make(labels, self.bounds)
+                return self._cells.setdefault(key, made)  # making it may have let another in, here
             return self._cells[key]
 
     def cells(self) -> list[Cell]:
         """All cells, in the order in which they were made."""
         with self._lock:
             return list(self._cells.values())
+
+    def renew_locks(self) -> None:
+        """Its own lock and those of its cells, in a child."""
+        self._lock = threading.RLock()
+        for cell in self._cells.values():
+            cell.renew_lock()
 
 
 class Cells:
@@ -171,6 +189,9 @@ class Cells:
         self._histograms: list[Instrument[HistogramCell]] = []
         self._counters: list[Instrument[CounterCell]] = []
         self._told: weakref.WeakKeyDictionary[MetricReader, dict[object, Any]] = weakref.WeakKeyDictionary()
+        if hasattr(os, "register_at_fork"):
+            ourselves = weakref.ref(self)  # a registration is for ever
+            os.register_at_fork(after_in_child=lambda: _renew_locks(ourselves()))
 
     def histogram(
         self, name: str, unit: str, description: str, bounds: Sequence[float]
@@ -183,6 +204,13 @@ class Cells:
         """A counter of whole things."""
         self._counters.append(Instrument(CounterCell, name, unit, description, ()))
         return self._counters[-1]
+
+    def renew_locks(self) -> None:
+        """After a fork, in the child: another thread may have held any of them."""
+        for histogram in self._histograms:
+            histogram.renew_locks()
+        for counter in self._counters:
+            counter.renew_locks()
 
     def join(self, reader: MetricReader) -> None:
         """Let a reader that already has its provider collect from here too."""
@@ -265,6 +293,11 @@ class Cells:
             told[cell] = value, now_ns
             value -= before
         return NumberDataPoint(dict(cell.labels), start_ns, now_ns, value)
+
+
+def _renew_locks(cells: Cells | None) -> None:
+    if cells is not None:
+        cells.renew_locks()
 
 
 def _temporality(reader: MetricReader, kind: type[object]) -> AggregationTemporality:

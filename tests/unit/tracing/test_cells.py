@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +18,7 @@ from tracekit import semconv
 from tracekit.tracing.cells import Cells
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SAMPLED: Final = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 UNSAMPLED: Final = SpanContext(3, 4, is_remote=False)
@@ -232,3 +234,55 @@ def test_ours_stand_under_the_resource_of_the_provider_with_their_own_scope() ->
     ]
     assert trace.get_current_span() is trace.INVALID_SPAN
     rig.provider.shutdown()
+
+
+# -- interrupted in the middle -------------------------------------------------------------------------
+
+
+def in_time(work: Callable[[], object]) -> bool:
+    """Whether the work ends at all, in a thread that may hang instead."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(5)
+    return not thread.is_alive()
+
+
+def test_a_record_in_the_middle_of_another_as_the_garbage_collector_makes_one_does_not_hang() -> None:
+    rig = Rig()
+    cell, count = rig.histogram.bind({"a": "1"}), rig.counter.bind({"a": "1"})
+
+    def interrupted() -> None:
+        with rig.histogram._lock, rig.counter._lock, cell._lock, count._lock:
+            rig.histogram.bind({"a": "1"}).record(1.0, SAMPLED)
+            rig.counter.bind({"a": "1"}).add(1)
+            cell.taken()
+
+    assert in_time(interrupted)
+    assert count.taken() == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_records_although_a_thread_of_its_parent_held_every_lock() -> None:
+    rig = Rig()
+    cell, count = rig.histogram.bind({"a": "1"}), rig.counter.bind({"a": "1"})
+    held, done = threading.Event(), threading.Event()
+
+    def holding() -> None:
+        with rig.histogram._lock, rig.counter._lock, cell._lock, count._lock:
+            held.set()
+            done.wait(30)
+
+    threading.Thread(target=holding, daemon=True).start()
+    held.wait(5)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)
+        rig.histogram.bind({"a": "2"})
+        cell.record(1.0, SAMPLED)
+        rig.counter.bind({"a": "1"}).add(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    done.set()
+
+    assert status == 0
