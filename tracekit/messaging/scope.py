@@ -62,6 +62,8 @@ class Scope(Generic[Work]):
         self._adopted = False
 
     def __enter__(self) -> Scope[Work]:
+        if self._work is not None:  # entered already: that block is this one's too
+            return self
         with shielded("the start of a process scope"):
             self._work, self._adopted = self._start()
             if self._work is not None and not self._adopted:
