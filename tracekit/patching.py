@@ -11,10 +11,12 @@ import asyncio
 import functools
 import importlib
 import inspect
+import itertools
 import sys
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import wrapt
 
@@ -53,7 +55,10 @@ class Patches:
         original = getattr(owner, name) if before is _MISSING else before
         is_static = isinstance(original, staticmethod)
         function: Function = original.__func__ if isinstance(original, staticmethod) else original
-        ours = self._switchable(function, wrapper(function))
+        is_coroutine = inspect.iscoroutinefunction(function)
+        if isinstance(owner, type) and not is_static:
+            function = _callable_unbound(function)
+        ours = self._switchable(function, wrapper(function), is_coroutine=is_coroutine)
         placed: object = staticmethod(ours) if is_static else ours
         setattr(owner, name, placed)
         self._undo.append(functools.partial(_restore, owner, name, placed, before))
@@ -74,16 +79,34 @@ class Patches:
                 with shielded("undoing an instrumentation"):
                     actions.pop()()
 
-    def _switchable(self, original: Function, ours: Function) -> Function:
+    def _switchable(self, original: Function, ours: Function, *, is_coroutine: bool) -> Function:
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             return (ours if self._active else original)(*args, **kwargs)
 
-        if inspect.iscoroutinefunction(original):
+        if is_coroutine:
             # Servers ask an application what it is before they call it (uvicorn does). A coroutine
             # function in its place would take any arguments: uvicorn tries it out without any.
             _mark_coroutine_function(call)
         return call
+
+
+def _callable_unbound(original: Function) -> Function:
+    """The function of a class, as one that takes the instance first.
+
+    What another tool put there may learn its instance from `__get__` alone (wrapt's wrappers do).
+    """
+    kind = type(original)  # not isinstance: wrapt's wrappers pass themselves off as functions
+    if kind is types.FunctionType or not hasattr(kind, "__get__"):
+        return original
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not args:  # no instance to bind: what is wrong with that, the original says
+            return original(**kwargs)
+        return cast("Any", original).__get__(args[0], type(args[0]))(*args[1:], **kwargs)
+
+    return call
 
 
 def _mark_coroutine_function(function: Function) -> None:
@@ -174,9 +197,16 @@ class Names:
         except TypeError:
             return None
 
-    def unbind(self, call: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
-        """The same call as positional and keyword arguments."""
-        if self._simple:
-            return (), dict(call)
-        bound = inspect.BoundArguments(self._signature, dict(call))
-        return bound.args, bound.kwargs
+    def unbind(
+        self, call: Mapping[str, object], positional: int
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The same call as positional and keyword arguments, as many positional as the caller gave.
+
+        Somebody else's wrapper may take just that form: it reads `args[0]`, or names its keywords.
+        """
+        if not self._simple:
+            bound = inspect.BoundArguments(self._signature, dict(call))
+            return bound.args, bound.kwargs
+        named = dict(call)
+        first = itertools.takewhile(named.__contains__, self._positional[:positional])
+        return tuple(named.pop(name) for name in first), named
