@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from opentelemetry import metrics
 
 from tracekit import _settings, http, logs, semconv
-from tracekit._exporters import exporters
+from tracekit._exporters import exporters, hush
 from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    from tracekit._exporters import Counted
     from tracekit._settings import KafkaOwner, ParentRule, Settings
     from tracekit.guard import Reason
     from tracekit.messaging.transport import Transport
@@ -54,11 +55,15 @@ class Handle:
                 print("not all was sent:", handle.dropped())
     """
 
-    def __init__(self, report: str, signals: Signals | None, patches: Patches) -> None:
+    def __init__(
+        self, report: str, signals: Signals | None, patches: Patches, counted: Sequence[Counted] = ()
+    ) -> None:
         self.report = report
         self._signals = signals
         self._patches = patches
         self._undone = False
+        self._counted = counted
+        self._unhush = hush() if counted else None
 
     @property
     def is_active(self) -> bool:
@@ -86,7 +91,7 @@ class Handle:
             return
         self._undone = True
         until = time.monotonic() + timeout_s
-        atexit.unregister(self.undo)
+        atexit.unregister(self._at_exit)
         scope.install(None)
         self._patches.undo()
         if not self.flush(timeout_s):
@@ -94,6 +99,16 @@ class Handle:
         if self._signals is not None:
             self._signals.give_back()
             _within(max(0.0, until - time.monotonic()), self._signals.shut_down)
+        if self._unhush is not None:
+            self._unhush()
+
+    def _at_exit(self) -> None:
+        """Undo, without waiting for what nobody listens to."""
+        if not self._undone:
+            for one in self._counted:
+                with shielded("the end of the process"):
+                    one.hurry()
+        self.undo()
 
     @staticmethod
     def dropped() -> Mapping[Reason, int]:
@@ -170,10 +185,11 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
         if settings.disabled:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
+            joined, counted = (outputs, []) if outputs else exporters(settings)
             signals = Signals(
                 settings.service,
                 settings.propagators,
-                outputs or exporters(settings),
+                joined,
                 functools.partial(_rejoin, settings) if outputs is None else None,
             )
             engine, brokers = _messaging(settings, signals)
@@ -185,8 +201,8 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             for one in ready:
                 one.arm(patches)
             report = _report(settings, signals, known, exporting=outputs is None)
-            handle = Handle(report, signals, patches)
-            atexit.register(handle.undo)
+            handle = Handle(report, signals, patches, counted)
+            atexit.register(handle._at_exit)  # noqa: SLF001
         _process.handle = handle
         if not settings.quiet:
             print(handle.report, file=sys.stderr, flush=True)
@@ -201,9 +217,9 @@ def _rejoin(settings: Settings) -> None:
             return
         handle.undo(_REJOIN_S)
         anew = start(settings)
-        atexit.unregister(anew.undo)
+        atexit.unregister(anew._at_exit)  # noqa: SLF001
         vars(handle).update(vars(anew))
-        atexit.register(handle.undo)
+        atexit.register(handle._at_exit)  # noqa: SLF001
         _process.handle = handle
 
 

@@ -1,32 +1,229 @@
-"""Exporters: what the settings name for each signal, behind queues that never block."""
+"""Exporters: what the settings name for each signal, behind queues that never block.
+
+What they lose is counted, and what they say of it is said once a minute.
+"""
 
 from __future__ import annotations
 
+import logging
+import socket
+import time
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk._logs.export import (
+    BatchLogRecordProcessor,
+    LogRecordExporter,
+    LogRecordExportResult,
+)
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracekit._settings import SettingError
-from tracekit.tracing.processors import CountedExporter
+from tracekit.guard import count_drop, shielded
 from tracekit.tracing.signals import Outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.sdk._logs import ReadableLogRecord
+    from opentelemetry.sdk.metrics.export import MetricsData
+    from opentelemetry.sdk.trace import ReadableSpan
+
     from tracekit._settings import Settings
 
 _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PATHS: Final = {"traces": "v1/traces", "metrics": "v1/metrics", "logs": "v1/logs"}
 
 
-def exporters(settings: Settings) -> Outputs:
-    """An exporter for each name that the settings have, with a queue of its own."""
-    return Outputs(
-        spans=[BatchSpanProcessor(CountedExporter(one)) for one in _made(settings, "traces")],
-        metrics=[PeriodicExportingMetricReader(one) for one in _made(settings, "metrics")],
-        logs=[BatchLogRecordProcessor(one) for one in _made(settings, "logs")],
+_QUIET_S: Final = 60.0
+_REACH_S: Final = 0.25
+_SPEAKERS: Final = (
+    "opentelemetry.exporter.",
+    "opentelemetry.sdk._shared_internal",
+    "opentelemetry.sdk._logs._internal.export",
+    "opentelemetry.sdk.metrics._internal.export",
+    "opentelemetry.sdk.trace.export",
+)
+
+
+def exporters(settings: Settings) -> tuple[Outputs, list[Counted]]:
+    """An exporter for each name that the settings have, with a queue of its own; and these exporters."""
+    spans = [CountedSpans(one) for one in _made(settings, "traces")]
+    metrics = [CountedMetrics(one) for one in _made(settings, "metrics")]
+    lines = [CountedLines(one) for one in _made(settings, "logs")]
+    outputs = Outputs(
+        spans=[BatchSpanProcessor(one) for one in spans],
+        metrics=[PeriodicExportingMetricReader(one) for one in metrics],
+        logs=[BatchLogRecordProcessor(one) for one in lines],
     )
+    return outputs, [*spans, *metrics, *lines]
+
+
+class Counted:
+    """What counts an exporter's losses, and can give it up."""
+
+    _what = ""
+
+    def _begin(self, exporter: Any) -> None:
+        self._exporter = exporter
+        self._given_up = False
+
+    def _count(self, number: int) -> None:
+        count_drop("late" if self._given_up else "export", self._what, number)
+
+    def _export(self, batch: Any, number: int, success: object, failure: Any, **options: Any) -> Any:
+        result = failure
+        if not self._given_up:
+            with shielded("an exporter"):
+                result = self._exporter.export(batch, **options)
+        if result is not success:
+            self._count(number)
+        return result
+
+    def hurry(self) -> None:
+        """Give up if nobody listens: the SDK's exporters would try again until their time is over."""
+        endpoint = getattr(self._exporter, "_endpoint", None)
+        if isinstance(endpoint, str) and _is_refused(endpoint):
+            self._given_up = True
+            with shielded("an exporter"):
+                self._exporter.shutdown()  # ends its pause between two attempts
+
+    def _end(self, **options: Any) -> None:
+        if not self._given_up:
+            with shielded("an exporter"):
+                self._exporter.shutdown(**options)
+
+    def _flush(self, timeout_millis: float) -> bool:
+        with shielded("an exporter"):
+            return bool(self._exporter.force_flush(timeout_millis))
+        return False
+
+
+class CountedSpans(Counted, SpanExporter):
+    """An exporter whose losses are counted: spans that it could not deliver."""
+
+    _what = "spans that could not be exported"
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._begin(exporter)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result: SpanExportResult = self._export(
+            spans, len(spans), SpanExportResult.SUCCESS, SpanExportResult.FAILURE
+        )
+        return result
+
+    def shutdown(self) -> None:
+        self._end()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._flush(timeout_millis)
+
+
+class CountedLines(Counted, LogRecordExporter):
+    """An exporter whose losses are counted: log lines that it could not deliver."""
+
+    _what = "log lines that could not be exported"
+
+    def __init__(self, exporter: LogRecordExporter) -> None:
+        self._begin(exporter)
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        result: LogRecordExportResult = self._export(
+            batch, len(batch), LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
+        )
+        return result
+
+    def shutdown(self) -> None:
+        self._end()
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        return self._flush(timeout_millis)
+
+
+class CountedMetrics(Counted, MetricExporter):
+    """An exporter whose losses are counted: batches of metrics that it could not deliver."""
+
+    _what = "metrics that could not be exported"
+
+    def __init__(self, exporter: MetricExporter) -> None:
+        super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)  # noqa: SLF001
+        self._begin(exporter)
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        result: MetricExportResult = self._export(
+            metrics_data,
+            1,
+            MetricExportResult.SUCCESS,
+            MetricExportResult.FAILURE,
+            timeout_millis=timeout_millis,
+            **kwargs,
+        )
+        return result
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        self._end(timeout_millis=timeout_millis, **kwargs)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._flush(timeout_millis)
+
+
+def _is_refused(endpoint: str) -> bool:
+    """Whether nobody listens there. Behind a proxy that cannot be known."""
+    url = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    if url.hostname is None or getproxies():
+        return False
+    try:
+        socket.create_connection((url.hostname, url.port or 443), _REACH_S).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+class _Once(logging.Filter):
+    """Lets a message through once a minute, whatever its values are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, object], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        last = self._said.get((record.name, record.msg))
+        if last is not None and now - last < _QUIET_S:
+            return False
+        self._said[record.name, record.msg] = now
+        return True
+
+
+def hush() -> Callable[[], None]:
+    """Keep the SDK's exporters from saying every second that nobody listens; gives what undoes it."""
+    once = _Once()
+    # A logger's filter is asked for its own records only, not for those of the loggers below.
+    loggers = [
+        logger
+        for name, logger in [*logging.root.manager.loggerDict.items()]
+        if isinstance(logger, logging.Logger) and name.startswith(_SPEAKERS)
+    ]
+    for logger in loggers:
+        logger.addFilter(once)
+
+    def undo() -> None:
+        for logger in loggers:
+            logger.removeFilter(once)
+
+    return undo
 
 
 def _made(settings: Settings, signal: str) -> list[Any]:

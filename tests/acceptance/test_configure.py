@@ -1030,3 +1030,51 @@ def test_an_exporter_that_hangs_does_not_hold_up_a_request(hung: str) -> None:
             assert requests.get(f"{url}/orders/8", timeout=PATIENCE_S).json() == 8
     finally:
         handle.undo(0.1)
+
+
+@pytest.mark.shield
+def test_where_nobody_listens_the_process_ends_at_once_and_says_little() -> None:
+    variables = {
+        "PATH": os.environ["PATH"],
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3",
+    }
+    program = """
+import logging, time, tracekit
+from opentelemetry import trace
+tracekit.configure("alone", quiet=True)
+logging.getLogger("program").addHandler(logging.NullHandler())
+until = time.monotonic() + 2
+while time.monotonic() < until:
+    trace.get_tracer("program").start_span("work").end()
+    logging.getLogger("program").error("a line")
+    time.sleep(0.05)
+assert tracekit.Handle.dropped()["export"] > 3, tracekit.Handle.dropped()
+print(time.time(), flush=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
+    ended = time.time()
+
+    assert ran.returncode == 0, ran.stderr
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("a line")]
+    assert len(said) <= 12, ran.stderr
+    assert ended - float(ran.stdout) < 2
+
+
+@pytest.mark.shield
+def test_where_nobody_listens_the_end_does_not_wait_for_the_next_attempt() -> None:
+    program = """
+import time, tracekit
+from opentelemetry import trace
+tracekit.configure("alone", quiet=True)
+trace.get_tracer("program").start_span("work").end()
+print(time.time(), flush=True)
+"""
+    variables = {"PATH": os.environ["PATH"], "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    ran = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
+
+    assert ran.returncode == 0, ran.stderr
+    assert time.time() - float(ran.stdout) < 2
+    assert "late" in ran.stderr

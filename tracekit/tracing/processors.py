@@ -1,4 +1,4 @@
-"""Span processors, samplers and exporters that cannot hurt the application, and the one of ours."""
+"""Span processors and samplers that cannot hurt the application, and the one of ours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
 from tracekit import context as ours
 from tracekit import semconv
-from tracekit.guard import count_drop, shielded, swallow
+from tracekit.guard import shielded, swallow
 from tracekit.pathway import Pathway
 from tracekit.tracing.prefilled import watch_starts
 
@@ -131,30 +130,6 @@ class ShieldedSampler(Sampler):
 
     def get_description(self) -> str:
         return self._sampler.get_description()
-
-
-class CountedExporter(SpanExporter):
-    """An exporter whose losses are counted: spans that it could not deliver."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        with shielded("an exporter"):
-            result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            count_drop("export", "spans that could not be exported", len(spans))
-        return result
-
-    def shutdown(self) -> None:
-        with shielded("an exporter"):
-            self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        with shielded("an exporter"):
-            return self._exporter.force_flush(timeout_millis)
-        return False
 
 
 class _Fork:
