@@ -174,7 +174,9 @@ class DelegatingMeterProvider(MeterProvider):
 
     def __init__(self) -> None:
         self._target: MeterProvider = NoOpMeterProvider()
-        self._meters: list[DelegatingMeter] = []
+        # By what they were asked for, as libraries ask anew for each instrument. Attributes by their
+        # text: their values may be lists.
+        self._meters: dict[tuple[str, str | None, str | None, str], DelegatingMeter] = {}
 
     @property
     def target(self) -> MeterProvider:
@@ -183,7 +185,7 @@ class DelegatingMeterProvider(MeterProvider):
     @target.setter
     def target(self, target: MeterProvider) -> None:
         self._target = target
-        for meter in [*self._meters]:
+        for meter in [*self._meters.values()]:
             meter.follow()
 
     def get_meter(
@@ -193,6 +195,9 @@ class DelegatingMeterProvider(MeterProvider):
         schema_url: str | None = None,
         attributes: Attributes = None,
     ) -> Meter:
-        meter = DelegatingMeter(self, name, version, schema_url, attributes)
-        self._meters.append(meter)
+        key = name, version, schema_url, repr(sorted((attributes or {}).items()))
+        meter = self._meters.get(key)
+        if meter is None:
+            made = DelegatingMeter(self, name, version, schema_url, attributes)
+            meter = self._meters.setdefault(key, made)
         return meter
