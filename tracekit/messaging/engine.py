@@ -513,12 +513,14 @@ class Engine:
         span, shape = sending.span, sending.shape
         end_ns = time.time_ns()
         failure = ""
-        if error is not None:
-            failure = type(error).__name__
-            record_error(span, error)
-        elif span.is_recording():
-            span.set_attributes(sending.transport.answer(sending.call, answer))
-        span.end(end_ns)
+        try:
+            if error is not None:
+                failure = type(error).__name__
+                record_error(span, error)
+            elif span.is_recording():
+                span.set_attributes(sending.transport.answer(sending.call, answer))
+        finally:
+            span.end(end_ns)
         self._measure(shape, end_ns - sending.start_ns, span.get_span_context(), failure)
         if shape.attributes[semconv.MESSAGING_OPERATION_TYPE] == "send":
             shape.count(self.instruments.sent_messages, 1, failure)

@@ -93,11 +93,13 @@ class Process:
         self.ended = True
         end_ns = time.time_ns()
         failure = ""
-        if leaked:
-            self.span.set_attribute(semconv.LEAKED, True)
-        if error is not None:
-            failure = outcome(self.span, error)
-        self.span.end(end_ns)
+        try:
+            if leaked:
+                self.span.set_attribute(semconv.LEAKED, True)
+            if error is not None:
+                failure = outcome(self.span, error)
+        finally:
+            self.span.end(end_ns)
         if leaked:  # its duration says nothing about the work
             return
         here = self.span.get_span_context()

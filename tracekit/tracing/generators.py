@@ -41,9 +41,11 @@ class _Life:
             return
         self._ended = True
         with shielded("the span of a generator"):
-            if error is not None and not isinstance(error, GeneratorExit):
-                outcome(self._span, error)
-            self._span.end()
+            try:
+                if error is not None and not isinstance(error, GeneratorExit):
+                    outcome(self._span, error)
+            finally:
+                self._span.end()
 
     def step(self, run: Callable[..., Any], *args: Any) -> Any:
         try:
