@@ -101,7 +101,7 @@ def read(
         exporters={signal: _exporters(env, signal) for signal in _SIGNALS},
         propagators=_propagators(env),
         parent=cast("ParentRule", _choice("parent", parent, env, "TRACEKIT_PARENT", get_args(ParentRule))),
-        kafka=cast("KafkaOwner", _choice("kafka", kafka, env, "TRACEKIT_KAFKA", get_args(KafkaOwner))),
+        kafka=_kafka(env, kafka),
         receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS") if receive_spans is None else receive_spans,
         trust=_trust(env) if trust is None else trust,
         quiet=_truth(env, "TRACEKIT_QUIET") if quiet is None else quiet,
@@ -143,6 +143,24 @@ def _choice(
     if value not in choices:
         raise SettingError(name, value, f"one of {', '.join(choices)}")
     return value
+
+
+def _kafka(env: Environment, given: str | None) -> KafkaOwner:
+    owner = _choice("kafka", given, env, "TRACEKIT_KAFKA", get_args(KafkaOwner))
+    if owner == "contrib" and not _has("opentelemetry.instrumentation.kafka"):
+        raise SettingError(
+            "TRACEKIT_KAFKA" if given is None else "kafka",
+            owner,
+            "not installed: pip install opentelemetry-instrumentation-kafka-python, or use tracekit",
+        )
+    return cast("KafkaOwner", owner)
+
+
+def _has(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _trust(env: Environment) -> dict[str, str]:

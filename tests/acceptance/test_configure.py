@@ -295,6 +295,27 @@ def test_a_wrong_setting_leaves_the_configuration_in_force_that_there_was(flow_s
     assert names(flow_sink) == ["after"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "setting"),
+    [({"kafka": "contrib"}, {}, "kafka"), ({}, {"TRACEKIT_KAFKA": "contrib"}, "TRACEKIT_KAFKA")],
+)
+def test_contrib_s_kafka_that_is_not_installed_fails_with_the_line_that_helps(
+    arguments: dict[str, Any],
+    variables: dict[str, str],
+    setting: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracekit._settings.find_spec", lambda _: None)
+
+    with only({**NOWHERE, **variables}), pytest.raises(ValueError, match="pip install") as raised:
+        tracekit.configure("orders", quiet=True, **arguments)
+
+    assert str(raised.value) == (
+        f"{setting}='contrib': not installed: "
+        "pip install opentelemetry-instrumentation-kafka-python, or use tracekit"
+    )
+
+
 # -- the standard variables -------------------------------------------------------------------------
 
 
