@@ -18,9 +18,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from opentelemetry import metrics
+from tracekit import _settings
 
-from tracekit import _settings, http, logs, semconv
+try:
+    from opentelemetry import metrics, propagate  # noqa: F401 - the second for what it raises
+except ValueError:
+    _settings.read()  # OpenTelemetry reads OTEL_PROPAGATORS as it is imported, and names no setting
+    raise
+
+from tracekit import http, logs, semconv
 from tracekit._exporters import exporters, hush
 from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope

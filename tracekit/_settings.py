@@ -89,6 +89,7 @@ def read(
     env = os.environ if environment is None else environment
     for name in _NUMBERS:
         _number(env, name)
+    _batches(env)
     _seconds(env, "OTEL_EXPORTER_OTLP_TIMEOUT")
     _sampler(env)
     protocol = _protocol(env)
@@ -118,6 +119,29 @@ def _number(env: Environment, name: str) -> None:
     text = env.get(name, "").strip()
     if text and not text.isdecimal():
         raise SettingError(name, text, "a whole number, 0 or more (delays and timeouts in milliseconds)")
+
+
+def _batches(env: Environment) -> None:
+    """What the SDK refuses of numbers, without naming the variable."""
+    for queue in ("OTEL_BSP", "OTEL_BLRP"):
+        size, bound = f"{queue}_MAX_EXPORT_BATCH_SIZE", f"{queue}_MAX_QUEUE_SIZE"
+        for name in (size, bound, f"{queue}_SCHEDULE_DELAY"):
+            _positive(env, name)
+        most, room = (
+            int(env.get(name, "").strip() or default) for name, default in ((size, 512), (bound, 2048))
+        )
+        if most > room:
+            # Whichever was given is the one to change.
+            if env.get(size, "").strip():
+                raise SettingError(size, str(most), f"must be at most {bound}, which is {room}")
+            raise SettingError(bound, str(room), f"must be at least {size}, which is {most}")
+    _positive(env, "OTEL_METRIC_EXPORT_INTERVAL")
+
+
+def _positive(env: Environment, name: str) -> None:
+    text = env.get(name, "").strip()
+    if text and int(text) == 0:
+        raise SettingError(name, text, "must be 1 or more")
 
 
 def _seconds(env: Environment, name: str) -> None:
@@ -240,7 +264,9 @@ def _propagators(env: Environment) -> tuple[str, ...]:
     names = _names(env.get("OTEL_PROPAGATORS", ""))
     for name in names:
         if name != "none" and name not in (known := _known("opentelemetry_propagator")):
-            raise SettingError("OTEL_PROPAGATORS", name, f"some of {', '.join(sorted(known))}, or none")
+            raise SettingError(
+                "OTEL_PROPAGATORS", name, f"must be some of {', '.join(sorted(known))}, or none"
+            )
     return names
 
 

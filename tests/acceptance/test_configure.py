@@ -247,7 +247,7 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     (
         {},
         {"OTEL_PROPAGATORS": "b3"},
-        "OTEL_PROPAGATORS='b3': some of baggage, tracecontext, tracekit, or none",
+        "OTEL_PROPAGATORS='b3': must be some of baggage, tracecontext, tracekit, or none",
     ),
     ({}, {"OTEL_TRACES_SAMPLER": "sometimes"}, "OTEL_TRACES_SAMPLER='sometimes': one of always_off, "),
     (
@@ -260,6 +260,18 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
         {"OTEL_BSP_SCHEDULE_DELAY": "1s"},
         "OTEL_BSP_SCHEDULE_DELAY='1s': a whole number, 0 or more (delays and timeouts in milliseconds)",
     ),
+    (
+        {},
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "200", "OTEL_BSP_MAX_QUEUE_SIZE": "100"},
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE='200': must be at most OTEL_BSP_MAX_QUEUE_SIZE, which is 100",
+    ),
+    (
+        {},
+        {"OTEL_BLRP_MAX_QUEUE_SIZE": "100"},
+        "OTEL_BLRP_MAX_QUEUE_SIZE='100': must be at least OTEL_BLRP_MAX_EXPORT_BATCH_SIZE, which is 512",
+    ),
+    ({}, {"OTEL_BSP_MAX_QUEUE_SIZE": "0"}, "OTEL_BSP_MAX_QUEUE_SIZE='0': must be 1 or more"),
+    ({}, {"OTEL_METRIC_EXPORT_INTERVAL": "0"}, "OTEL_METRIC_EXPORT_INTERVAL='0': must be 1 or more"),
     (
         {},
         {"OTEL_RESOURCE_ATTRIBUTES": "version"},
@@ -293,6 +305,21 @@ def test_a_wrong_setting_leaves_the_configuration_in_force_that_there_was(flow_s
         assert (handle.is_active, handle.flush()) == (True, True)
 
     assert names(flow_sink) == ["after"]
+
+
+def test_wrong_propagators_are_named_before_opentelemetry_refuses_them() -> None:
+    variables = {"PATH": os.environ["PATH"], "OTEL_PROPAGATORS": "b4"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import tracekit; tracekit.configure()"],
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stderr.splitlines()[-1] == (
+        "tracekit._settings.SettingError: OTEL_PROPAGATORS='b4': "
+        "must be some of baggage, tracecontext, tracekit, or none"
+    )
 
 
 @pytest.mark.parametrize(
