@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import threading
 from collections.abc import (
     Awaitable,
@@ -330,16 +331,31 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
         future.add_done_callback(tracekit.carry(notify))
     """
     captured = contextvars.copy_context()
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def run_async(*args: P.args, **kwargs: P.kwargs) -> object:
+            own = captured.copy()
+            return await Carried(own.run(function, *args, **kwargs), own)
+
+        return cast("Callable[P, T]", run_async)
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         own = captured.copy()
         result = own.run(function, *args, **kwargs)
-        if isinstance(result, Awaitable) and not isinstance(result, Future):
-            return cast("T", Carried(result, own))
-        return result
+        # A future is not run by whoever awaits it, and has more to it: a task can be cancelled.
+        if not isinstance(result, Awaitable) or asyncio.isfuture(result):
+            return result
+        carried = Carried(result, own)
+        return cast("T", _awaiting(carried) if inspect.iscoroutine(result) else carried)
 
     return run
+
+
+async def _awaiting(awaitable: Awaitable[T]) -> T:
+    """A coroutine: a task is made of nothing else."""
+    return await awaitable
 
 
 class ContextExecutor(ThreadPoolExecutor):

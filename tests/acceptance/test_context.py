@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import gc
+import inspect
 import logging
 import multiprocessing
 import os
@@ -231,6 +232,34 @@ def test_a_carried_coroutine_can_be_cancelled_where_it_waits(flows: Captured) ->
     asyncio.run(main())
 
     assert ended == ["cancelled"]
+
+
+async def work_here() -> tuple[str, object]:
+    await asyncio.sleep(0)
+    return here()
+
+
+@pytest.mark.parametrize("function", [work_here, lambda: work_here()], ids=["async", "plain"])
+def test_a_carried_coroutine_becomes_a_task(function: Callable[[], Any], flows: Captured) -> None:
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        elsewhere = asyncio.run_coroutine_threadsafe(carried(), loop)
+        return [await asyncio.create_task(carried()), await asyncio.wrap_future(elsewhere)]
+
+    with request("request", "ada") as span_id:
+        carried = tracekit.carry(function)
+
+    assert inspect.iscoroutinefunction(carried) is inspect.iscoroutinefunction(function)
+    assert contextvars.Context().run(asyncio.run, main()) == [(span_id, "ada")] * 2
+
+
+def test_a_task_that_a_carried_function_gives_is_that_task(flows: Captured) -> None:
+    async def main() -> Any:
+        task = tracekit.carry(asyncio.get_running_loop().create_task)(work_here())
+        assert isinstance(task, asyncio.Task)
+        return await task
+
+    assert asyncio.run(main()) == NOWHERE
 
 
 # -- workers that belong to nobody ------------------------------------------------------------------
