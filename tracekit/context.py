@@ -186,8 +186,8 @@ def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
     fields = context_fields()
     found: dict[str, str] = {}
     for name, value in headers:
-        key = name.decode("latin-1") if isinstance(name, bytes) else name
-        if not isinstance(key, str) or (key := key.lower()) not in fields:
+        key = _lowered(name)
+        if key not in fields:
             continue
         text = value
         if isinstance(value, bytes):
@@ -201,6 +201,12 @@ def texts(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
             found.pop(key, None)
             count_drop("invalid_context", f"a {key} header that is not text")
     return found
+
+
+def _lowered(name: object) -> str:
+    """The name of a header in the one form in which names compare; "" for what is none."""
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text.lower() if isinstance(text, str) else ""
 
 
 def context_fields() -> frozenset[str]:
@@ -233,18 +239,22 @@ def inject(carrier: Carrier | None = None) -> Carrier:
     """A copy of the headers with the current context on it; the one given stays as it is.
 
     A mapping, or None, gives a dict; a list or tuple of pairs gives a list. Values are bytes where the
-    given ones are, and for a list that is empty (Kafka's form); else text. Our own headers are replaced,
-    the others kept. Outside of any span there is no context, and none is added. Never raises for a
-    reason of ours.
+    given ones are, and for a list that is empty (Kafka's form); else text; names are bytes where the
+    given ones are. Our own headers are replaced, in whatever case they are spelled, the others kept.
+    Outside of any span there is no context, and none is added. Never raises for a reason of ours.
 
         producer.publish(body, headers=tracekit.inject({"content-type": "application/json"}))
     """
     pairs = _pairs({} if carrier is None else carrier)
     ours = headers_of()
-    kept = [(name, value) for name, value in pairs if name not in ours]
+    kept = [(name, value) for name, value in pairs if _lowered(name) not in ours]
     as_pairs = carrier is not None and not isinstance(carrier, Mapping)
     as_bytes = isinstance(pairs[0][1], bytes) if pairs else as_pairs
-    added = [(name, value.encode() if as_bytes else value) for name, value in ours.items()]
+    are_names_bytes = bool(pairs) and isinstance(cast("object", pairs[0][0]), bytes)  # ASGI's form
+    added = [
+        (cast("str", name.encode()) if are_names_bytes else name, value.encode() if as_bytes else value)
+        for name, value in ours.items()
+    ]
     return [*kept, *added] if as_pairs else cast("Carrier", dict([*kept, *added]))
 
 

@@ -262,6 +262,31 @@ def test_a_task_that_a_carried_function_gives_is_that_task(flows: Captured) -> N
     assert asyncio.run(main()) == NOWHERE
 
 
+# -- headers ----------------------------------------------------------------------------------------
+
+OLD: Final = f"00-{'1' * 32}-{'2' * 16}-01"
+
+
+def test_a_context_header_is_replaced_in_whatever_case_it_is_spelled(flows: Captured) -> None:
+    with request("request") as span_id:
+        headers: Any = tracekit.inject({"Traceparent": OLD, "Tenant": "north"})
+
+    assert headers["Tenant"] == "north"
+    (traceparent,) = [text for name, text in headers.items() if name.lower() == "traceparent"]
+    assert span_id in traceparent
+
+
+def test_names_that_are_bytes_stay_bytes(flows: Captured) -> None:
+    given: Any = [(b"TraceParent", OLD.encode()), (b"tenant", b"north")]
+    with request("request") as span_id:
+        headers: Any = tracekit.inject(given)
+
+    assert headers[0] == (b"tenant", b"north")
+    assert all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in headers)
+    (traceparent,) = [value for name, value in headers if name == b"traceparent"]
+    assert span_id.encode() in traceparent
+
+
 # -- workers that belong to nobody ------------------------------------------------------------------
 
 
