@@ -25,6 +25,9 @@ _FORM: Final = re.compile(
     r"1;([0-9a-f]{32});([0-9a-f]{16});([0-9]{1,15});([0-9]{1,15});([0-9]{1,15});([^;]*)(?:;|\Z)", re.ASCII
 )
 _MASK: Final = (1 << 64) - 1
+_SINCE_MS: Final = 1_420_070_400_000  # 2015: before there was OpenTelemetry
+_UNTIL_MS: Final = 4_102_444_800_000  # 2100: behind it are us and ns; in ns, it still fits 64 bits
+_MAX_HOP: Final = 100_000
 
 
 class Pathway(NamedTuple):
@@ -58,7 +61,7 @@ class Pathway(NamedTuple):
             _advance(self.hash, service, step),
             self.origin_ns or now_ns,
             now_ns,
-            self.hop + 1,
+            min(self.hop + 1, _MAX_HOP),
             self.origin or service,
         )
 
@@ -73,22 +76,18 @@ def write(pathway: Pathway) -> str:
 
 
 def parse(text: str) -> Pathway | None:
-    """The pathway that a header's value tells, or None where it is malformed.
+    """The pathway that a header's value tells, or None where it is malformed or implausible.
 
     Further fields are ignored, so that a later version can add some.
     """
     match = _FORM.match(text) if len(text) <= 4 * LIMIT else None
     if match is None:
         return None
-    flow_id, route, origin, edge, hop, service = match.groups()
-    return Pathway(
-        flow_id,
-        int(route, 16),
-        int(origin) * _MS,
-        int(edge) * _MS,
-        int(hop),
-        _unquoted(service[:LIMIT]),
-    )
+    flow_id, route, began, sent, hops, service = match.groups()
+    origin, edge, hop = int(began), int(sent), int(hops)
+    if not (_SINCE_MS <= origin <= _UNTIL_MS and _SINCE_MS <= edge <= _UNTIL_MS and hop <= _MAX_HOP):
+        return None
+    return Pathway(flow_id, int(route, 16), origin * _MS, edge * _MS, hop, _unquoted(service[:LIMIT]))
 
 
 @functools.lru_cache(maxsize=1024)

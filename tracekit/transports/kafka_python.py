@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _LOG_APPEND_TIME: Final = 1
 _MS: Final = 1_000_000
+# 2010 to 2100. Producers stamp seconds, us and ns by mistake, and a mock broker any number.
+_SINCE_MS: Final = 1_262_304_000_000
+_UNTIL_MS: Final = 4_102_444_800_000
 _HEADERS: Final = (list, type(None))
 _BYTES: Final = (bytes, bytearray, memoryview)
 _HEADERS_SINCE: Final = (0, 11)
@@ -109,7 +112,9 @@ def _message(record: Any) -> Message:
     }
     if record.value is None:
         facts[semconv.MESSAGING_KAFKA_MESSAGE_TOMBSTONE] = True
-    stamped = record.timestamp * _MS if record.timestamp and record.timestamp > 0 else None
+    stamped = None
+    if record.timestamp is not None and _SINCE_MS <= record.timestamp <= _UNTIL_MS:
+        stamped = record.timestamp * _MS
     by_broker = record.timestamp_type == _LOG_APPEND_TIME
     return Message(
         record.topic,

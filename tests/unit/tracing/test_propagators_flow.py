@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tracekit import context as ours
 from tracekit import guard
-from tracekit.pathway import NO_FLOW, Pathway, parse
+from tracekit.pathway import NO_FLOW, Pathway, parse, write
 from tracekit.tracing.propagator import Arrival, FlowPropagator, arriving, composite
 from tracekit.tracing.trust import giving_little
 
@@ -83,6 +83,31 @@ def test_a_malformed_header_is_counted_and_as_good_as_absent(header: object) -> 
 
     assert ours.flow_id(context) == TRACE
     assert guard.dropped() == {"invalid_flow_header": 1}
+
+
+@pytest.mark.parametrize(
+    ("plausible", "implausible"),
+    [
+        (";1700000000000;", ";1420070399999;"),
+        (";1700000000000;", ";0;"),
+        (";1700000000000;", ";4102444800001;"),
+        (";1700000000500;", ";1700000000;"),
+        (";1700000000500;", ";1700000000500000;"),
+        (";2;", ";100001;"),
+    ],
+)
+def test_implausible_numbers_are_as_good_as_no_header(plausible: str, implausible: str) -> None:
+    carrier = {"traceparent": PARENT, "tracekit-flow": HEADER.replace(plausible, implausible)}
+
+    assert ours.flow_id(propagator.extract(carrier)) == TRACE
+    assert guard.dropped() == {"invalid_flow_header": 1}
+
+
+def test_what_is_sent_after_the_longest_way_is_read_again() -> None:
+    longest = parse(HEADER.replace(";2;", ";100000;"))
+    assert longest is not None
+
+    assert parse(write(longest.leaving("orders", "send", NOW))) is not None
 
 
 def test_two_headers_contradict_each_other_and_count_for_nothing() -> None:
@@ -193,7 +218,9 @@ def test_a_host_that_is_not_trusted_gets_the_traceparent_and_no_more() -> None:
 
 
 def test_everything_arrives_as_it_left() -> None:
-    context = baggage.set_baggage("tier", "gold", ours.with_pathway(HERE, within(Context())))
+    context = baggage.set_baggage(
+        "tier", "gold", ours.with_pathway(HERE._replace(origin_ns=NOW), within(Context()))
+    )
 
     arrived = propagator.extract(headers_from(context))
 

@@ -142,8 +142,8 @@ def test_what_an_application_puts_into_baggage_is_sent_clean_and_arrives(entries
         Pathway,
         flow_id=st.integers(min_value=1, max_value=2**128 - 1).map("{:032x}".format),
         hash=st.integers(min_value=0, max_value=2**64 - 1),
-        origin_ns=st.integers(min_value=1, max_value=2**62),
-        hop=st.integers(min_value=0, max_value=2**40),
+        origin_ns=st.integers(min_value=1_420_070_400 * 10**9, max_value=4_102_444_800 * 10**9),
+        hop=st.integers(min_value=0, max_value=99_999),
         origin=st.text(min_size=1, max_size=300),
     )
 )
