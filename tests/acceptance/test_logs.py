@@ -683,6 +683,17 @@ def test_a_record_whose_arguments_do_not_fit_is_exported_as_it_is() -> None:
     assert of_logging(record, REDACTOR).body == "%d pieces"
 
 
+def test_an_argument_whose_text_raises_does_not_cost_the_line() -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    record = logging.makeLogRecord({"msg": "paid by %s", "args": (Mute(),), "levelno": 20})
+
+    assert of_logging(record, REDACTOR).body == "paid by %s"
+    assert guard.dropped() == {"internal": 1}
+
+
 def test_without_a_provider_lines_are_written_and_nothing_else_happens(
     output: io.StringIO, instrumented: None, exported: Exported
 ) -> None:

@@ -22,7 +22,7 @@ from opentelemetry import context, trace
 from opentelemetry._logs import LogRecord, SeverityNumber
 
 from tracekit.context import flow_id
-from tracekit.guard import shielded
+from tracekit.guard import count_drop, shielded
 from tracekit.redaction import FAILED, Redactor
 from tracekit.semconv import EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE, EXCEPTION_TYPE, FLOW_ID
 
@@ -120,6 +120,9 @@ def _message(record: logging.LogRecord, redactor: Redactor) -> object:
         return record.getMessage()
     except (TypeError, ValueError, KeyError):
         # Arguments that do not fit: the application's mistake, and its handlers say so.
+        return record.msg
+    except Exception as error:  # noqa: BLE001 - an argument whose text raises must not cost the line
+        count_drop("internal", "a log line's argument", error=error)
         return record.msg
 
 
