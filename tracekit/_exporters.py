@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections import deque
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     PeriodicExportingMetricReader,
 )
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracekit._settings import SettingError
@@ -32,7 +34,7 @@ from tracekit.tracing.signals import Outputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.sdk._logs import ReadableLogRecord
+    from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
     from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -59,11 +61,37 @@ def exporters(settings: Settings) -> tuple[Outputs, list[Counted]]:
     metrics = [CountedMetrics(one) for one in _made(settings, "metrics")]
     lines = [CountedLines(one) for one in _made(settings, "logs")]
     outputs = Outputs(
-        spans=[BatchSpanProcessor(one) for one in spans],
+        spans=[_Spans(one) for one in spans],
         metrics=[PeriodicExportingMetricReader(one) for one in metrics],
-        logs=[BatchLogRecordProcessor(one) for one in lines],
+        logs=[_Lines(one) for one in lines],
     )
     return outputs, [*spans, *metrics, *lines]
+
+
+class _Spans(BatchSpanProcessor):
+    """The SDK's queue of spans; what it drops for want of room is counted."""
+
+    on_start = SpanProcessor.on_start  # plainly nothing: attributes may be put on a span after its start
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if _is_full(self) and span.context and span.context.trace_flags.sampled:
+            count_drop("queue_full", "spans that the queue had no room for")
+        super().on_end(span)
+
+
+class _Lines(BatchLogRecordProcessor):
+    """The SDK's queue of log lines; what it drops for want of room is counted."""
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        if _is_full(self):
+            count_drop("queue_full", "log lines that the queue had no room for")
+        super().on_emit(log_record)
+
+
+def _is_full(processor: object) -> bool:
+    """Whether the next one pushes another out. The SDK says so to its log alone; False if it changed."""
+    queue = getattr(getattr(processor, "_batch_processor", None), "_queue", None)
+    return isinstance(queue, deque) and len(queue) == queue.maxlen
 
 
 class Counted:

@@ -1126,3 +1126,22 @@ print(time.time(), flush=True)
     assert ran.returncode == 0, ran.stderr
     assert time.time() - float(ran.stdout) < 2
     assert "late" in ran.stderr
+
+
+@pytest.mark.shield
+def test_what_a_full_queue_drops_is_counted(hung: str) -> None:
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": hung,
+        "OTEL_BSP_MAX_QUEUE_SIZE": "10",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
+    }
+    with only(variables):
+        handle = tracekit.configure("orders", quiet=True)
+    for _ in range(100):
+        span("work")
+    dropped = handle.dropped().get("queue_full", 0)
+    prefills = handle._signals is not None and handle._signals.prefills()
+    handle.undo(0.1)
+
+    assert prefills, "our queue looks at no span as it starts"
+    assert 80 <= dropped <= 90  # ten are queued, and ten may be on their way
