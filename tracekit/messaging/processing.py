@@ -62,11 +62,10 @@ class Process:
         self.ended = False
         self.may_leak = False
         """Whether nobody is bound to end it: a turn of a loop that was not entered by `with`."""
-        self.saved = otel.get_current()
+        self.saved = base = sound(otel.get_current())
         reader = client if client is not None else engine.reader_of(transport, message.destination)
         self._shape = engine.shape(transport, reader, "process", "process", message.destination)
         arrived = creation.Arrived(message)
-        base = sound(self.saved)
         surrounding = ambient(base)
         rule = parent or engine.parent
         self._pathway = pathway = _pathway(engine, self._shape, arrived, base if surrounding else None)
@@ -91,6 +90,7 @@ class Process:
         if self.ended:
             return
         self.ended = True
+        self.record = None  # a task that was begun in our context may live on, and keep us
         end_ns = time.time_ns()
         failure = ""
         try:
@@ -116,9 +116,30 @@ class Process:
         """Set the context back that was current before, where ours still is; in another task or
         thread there is nothing to set back."""
         if ours.place_of().scope is self:
-            otel.attach(self.saved)
+            otel.attach(sound(self.saved))
+        else:
+            self._leave_below()
         # The context holds its place, and that holds us: broken here, it is freed without the collector.
         self.context = self.saved
+
+    def _leave_below(self) -> None:
+        """Leave where other scopes were opened above ours, which must not lead back to us.
+
+        Where all of them are turns of plain loops, those go in step with ours (`zip(a, b)`) or have
+        leaked, and the next turn of our loop is no part of theirs: theirs are set back with ours.
+        """
+        context = otel.get_current()
+        above = current_process(context)
+        goes_in_step = above is not None and trace.get_current_span(context) is above.span
+        while above is not None:
+            goes_in_step = goes_in_step and above.may_leak
+            below = current_process(above.saved)
+            if below is self:
+                above.saved = self.saved
+                if goes_in_step:
+                    otel.attach(sound(self.saved))
+                return
+            above = below
 
 
 def current_process(context: Context | None = None) -> Process | None:
