@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 import structlog
@@ -675,6 +675,18 @@ def test_endless_and_deep_values_are_cut(output: io.StringIO, instrumented: None
     attributes = exported.lines[0][1]
     assert "<too large>" in repr(attributes["loop"])
     assert "<too large>" in repr(attributes["deep"])
+
+
+def test_of_a_huge_value_the_first_items_are_exported(
+    output: io.StringIO, instrumented: None, exported: Exported
+) -> None:
+    huge = {"list": [1] * 100_000, "dict": dict.fromkeys(range(100_000))}
+    for name, value in huge.items():
+        logging.getLogger("shop").info(name, extra={"huge": value})
+
+    (_, of_list), (_, of_dict) = exported.lines
+    assert of_list["huge"] == (*[1] * 10_000, "<too large>")
+    assert len(cast("dict[str, object]", of_dict["huge"])) == 10_001
 
 
 def test_a_record_whose_arguments_do_not_fit_is_exported_as_it_is() -> None:

@@ -15,8 +15,8 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple, cast
 
 from opentelemetry import context, trace
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -43,6 +43,8 @@ _AS_TEXT: Final = (
 )
 _MAX_DEPTH: Final = 8
 _MAX_CONTAINERS: Final = 2_000
+_MAX_ITEMS: Final = 10_000  # of all containers of a line: it is the application that waits for them
+_TOO_LARGE: Final = "<too large>"
 _INT64: Final = 1 << 63
 
 
@@ -173,7 +175,7 @@ def _record(
 
 def plain(values: Mapping[str, object]) -> dict[str, object]:
     """The values as OTLP can carry them, in new containers; a value that raises fails alone."""
-    left = iter(range(_MAX_CONTAINERS))
+    left = _Left(iter(range(_MAX_CONTAINERS)), iter(range(_MAX_ITEMS)))
     found: dict[str, object] = {}
     for name, value in values.items():
         key = _text(name)
@@ -186,7 +188,14 @@ def plain(values: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _plain(value: object, depth: int, left: Iterator[int]) -> object:
+class _Left(NamedTuple):
+    """How many containers, and how many items of containers, one line may still have."""
+
+    containers: Iterator[int]
+    items: Iterator[int]
+
+
+def _plain(value: object, depth: int, left: _Left) -> object:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, enum.Enum):
@@ -201,13 +210,18 @@ def _plain(value: object, depth: int, left: Iterator[int]) -> object:
         return str(value)
     if isinstance(value, BaseException):
         return f"{_type_name(value)}: {_text(value)}"
-    if next(left, None) is None or depth >= _MAX_DEPTH:
-        return "<too large>"
+    if next(left.containers, None) is None or depth >= _MAX_DEPTH:
+        return _TOO_LARGE
     if isinstance(value, Mapping):
-        return {_text(name) or "''": _plain(item, depth + 1, left) for name, item in value.items()}
+        pairs = [pair for pair, _ in zip(value.items(), left.items, strict=False)]
+        found = {_text(name) or "''": _plain(item, depth + 1, left) for name, item in pairs}
+        return found if len(pairs) == len(value) else {**found, _TOO_LARGE: True}
     # A named tuple may be a message (aiokafka's headers and positions are), so it is an object.
     if type(value) in (list, tuple, set, frozenset):
-        return [_plain(item, depth + 1, left) for item in cast("Iterable[object]", value)]
+        given = cast("Collection[object]", value)
+        items = [item for item, _ in zip(given, left.items, strict=False)]
+        shown = [_plain(item, depth + 1, left) for item in items]
+        return shown if len(items) == len(given) else [*shown, _TOO_LARGE]
     return f"<{_type_name(value)}>"
 
 
