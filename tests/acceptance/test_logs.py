@@ -531,6 +531,23 @@ def test_a_structlog_line_written_through_the_standard_library_is_exported_once(
     assert len(output.getvalue().splitlines()) == 2
 
 
+def test_the_line_after_one_that_a_renderer_drops_is_exported(
+    output: io.StringIO, instrumented: None, exported: Exported
+) -> None:
+    def drop(logger: object, method: str, event: Any) -> Any:
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[drop],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    structlog.get_logger("shop").info("dropped")
+    logging.getLogger("shop").info("written")
+
+    assert exported.bodies[-1] == "written"
+
+
 def test_a_line_that_the_standard_library_silences_is_not_exported(
     output: io.StringIO, instrumented: None, exported: Exported
 ) -> None:

@@ -13,7 +13,7 @@ By hand, before the renderer: `processors=[…, add_ids, redact, export, JSONRen
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from tracekit.guard import shielded
@@ -35,13 +35,27 @@ _SLOT: Final = "_processors"
 
 
 class _Woven(list[Processor]):
-    """A chain of processors with ours among them; `plain` is the application's."""
+    """A chain of processors with ours among them; `plain` is the application's.
 
-    __slots__ = ("plain",)
+    `dropped` is called where a processor raises: structlog drops the line then (`DropEvent`).
+    """
 
-    def __init__(self, plain: Iterable[Processor], woven: Iterable[Processor]) -> None:
+    __slots__ = ("_dropped", "plain")
+
+    def __init__(
+        self, plain: Iterable[Processor], woven: Iterable[Processor], dropped: Callable[[], None]
+    ) -> None:
         super().__init__(woven)
         self.plain = plain
+        self._dropped = dropped
+
+    def __iter__(self) -> Iterator[Processor]:
+        # Not a wrapper around the last one: that would be a frame of ours above the application's.
+        try:
+            yield from super().__iter__()
+        except GeneratorExit:
+            self._dropped()
+            raise
 
 
 def _woven(plain: Iterable[Processor], ours: Export) -> _Woven:
@@ -58,7 +72,7 @@ def _woven(plain: Iterable[Processor], ours: Export) -> _Woven:
             ours.line(logger, method, line, error)
         return line
 
-    return _Woven(plain, [*processors[:-1], finish, *processors[-1:]])
+    return _Woven(plain, [*processors[:-1], finish, *processors[-1:]], ours.dropped)
 
 
 def _install_structlog(ours: Export, patches: Patches) -> None:

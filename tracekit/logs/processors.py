@@ -127,6 +127,10 @@ class Export:
         if not self._here.skip and not _exports_already(logger):
             self._send(record.name, record.levelno, lambda: records.of_logging(record, self.redactor))
 
+    def dropped(self) -> None:
+        """Forget the line of structlog that was exported: it never becomes a record."""
+        self._here.exported = None
+
     def handling(self, logger: logging.Logger) -> tuple[_Here, bool]:
         """Note that this logger handles a record now; what to put back as `skip` afterwards."""
         here = self._here
