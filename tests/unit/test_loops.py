@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 import tracekit
 from tracekit.messaging.processing import Process, current_process
-from tracekit.messaging.scope import engine_in_use
+from tracekit.messaging.scope import engine_in_use, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,3 +78,19 @@ def test_what_outlives_a_scope_does_not_keep_its_message(flows: Captured) -> Non
         assert process.record is message
 
     assert process.record is None
+
+
+def test_a_loop_goes_on_with_the_engine_that_takes_the_place_of_its_own(flows: Captured) -> None:
+    engine = engine_in_use()
+    turns = loop("a")
+    next(turns)
+    try:
+        install(None)
+        next(turns)
+        assert current_process() is None
+    finally:
+        install(engine)
+    next(turns)
+    turns.__exit__(None, None, None)  # type: ignore[attr-defined]  # a loop of ours
+
+    assert len([span for span in flows.spans if span.name == "process a"]) == 2

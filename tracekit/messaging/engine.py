@@ -341,6 +341,13 @@ class Engine:
         self._turns[client] = weakref.ref(loop)
         return loop
 
+    def adopt(self, loop: ConsumerLoop, client: object, transport: Transport) -> Transport | None:
+        """Take over a loop that another engine began; the transport as it is known here."""
+        known = self._transports.get(transport.package)
+        if known is not None:
+            self._turns[client] = weakref.ref(loop)
+        return known
+
     def fetched(
         self, transport: Transport, client: object, source: Iterator[Any]
     ) -> tuple[Any, Sequence[Message]]:

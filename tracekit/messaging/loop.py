@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from tracekit.messaging.transport import Transport
 
 
+class InUse:
+    """The engine that `configure()` installed: it may change while a loop is open."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+
+
+in_use = InUse()
+
+
 class ConsumerLoop:
     """An iterator over the client's own; entered by `with`, it also knows how its body ended."""
 
@@ -36,6 +46,8 @@ class ConsumerLoop:
 
     def __next__(self) -> Any:
         self._end()
+        if in_use.engine is not self._engine and not self._follow(in_use.engine):
+            return next(self._source)
         record, messages = self._engine.fetched(self._transport, self._client, self._source)
         if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
             try:
@@ -46,6 +58,14 @@ class ConsumerLoop:
             except Exception as error:  # noqa: BLE001 - the shield of a hot path
                 swallow("the turn of a loop", error)
         return record
+
+    def _follow(self, engine: Engine | None) -> bool:
+        """Go on with the engine that took the place of ours; False where none knows the client."""
+        transport = engine.adopt(self, self._client, self._transport) if engine is not None else None
+        if engine is None or transport is None:
+            return False
+        self._engine, self._transport = engine, transport
+        return True
 
     def __enter__(self) -> ConsumerLoop:
         self._is_entered = True

@@ -19,7 +19,7 @@ from tracekit.guard import shielded
 from tracekit.messaging import creation
 from tracekit.messaging.batch import Batch
 from tracekit.messaging.engine import is_suppressed
-from tracekit.messaging.loop import ConsumerLoop
+from tracekit.messaging.loop import ConsumerLoop, in_use
 from tracekit.messaging.processing import Process, current_process
 
 if TYPE_CHECKING:
@@ -31,24 +31,14 @@ if TYPE_CHECKING:
 Work = TypeVar("Work", Process, Batch)
 
 
-class _Installed:
-    """The engine that `configure()` installed: the scopes are functions, and must find it."""
-
-    def __init__(self) -> None:
-        self.engine: Engine | None = None
-
-
-_installed = _Installed()
-
-
 def install(engine: Engine | None) -> None:
     """Let the scopes work with this engine; None: let them only run what is in them."""
-    _installed.engine = engine
+    in_use.engine = engine
 
 
 def engine_in_use() -> Engine | None:
     """The engine that `configure()` installed."""
-    return _installed.engine
+    return in_use.engine
 
 
 class Scope(Generic[Work]):
@@ -121,7 +111,7 @@ def process(message: Any, *, consumer: object = None, parent: ParentRule | None 
     """
 
     def start() -> tuple[Process | None, bool]:
-        engine = _installed.engine
+        engine = in_use.engine
         if engine is None or is_suppressed():
             return None, False
         turn = current_process()
@@ -150,7 +140,7 @@ def process_batch(messages: Any) -> BatchScope:
     """
 
     def start() -> tuple[Batch | None, bool]:
-        engine = _installed.engine
+        engine = in_use.engine
         transport = engine.transport_of(messages) if engine is not None else None
         if engine is None or transport is None or is_suppressed():
             return None, False
@@ -196,7 +186,7 @@ def consuming(client: Any) -> ConsumerLoop | _Bare:
     if isinstance(source, ConsumerLoop):
         return source
     with shielded("iteration"):
-        engine = _installed.engine
+        engine = in_use.engine
         transport = engine.transport_of(client) if engine is not None else None
         if engine is not None and transport is not None and not is_suppressed():
             return engine.loop(transport, client, source)
