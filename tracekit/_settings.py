@@ -123,9 +123,11 @@ def _number(env: Environment, name: str) -> None:
 
 def _batches(env: Environment) -> None:
     """What the SDK refuses of numbers, without naming the variable."""
-    for queue in ("OTEL_BSP", "OTEL_BLRP"):
-        size, bound = f"{queue}_MAX_EXPORT_BATCH_SIZE", f"{queue}_MAX_QUEUE_SIZE"
-        for name in (size, bound, f"{queue}_SCHEDULE_DELAY"):
+    for size, bound, delay in (
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY"),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_SCHEDULE_DELAY"),
+    ):
+        for name in (size, bound, delay):
             _positive(env, name)
         most, room = (
             int(env.get(name, "").strip() or default) for name, default in ((size, 512), (bound, 2048))
