@@ -27,7 +27,7 @@ except ValueError:
     raise
 
 from tracekit import http, logs, semconv
-from tracekit._exporters import exporters, hush
+from tracekit._exporters import Exports, exporters, hush
 from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine
@@ -191,11 +191,12 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
         if settings.disabled:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
-            joined, counted = (outputs, []) if outputs else exporters(settings)
+            used = outputs or exporters(settings)
+            counted = used.counted if isinstance(used, Exports) else ()
             signals = Signals(
                 settings.service,
                 settings.propagators,
-                joined,
+                used,
                 functools.partial(_rejoin, settings) if outputs is None else None,
             )
             engine, brokers = _messaging(settings, signals)

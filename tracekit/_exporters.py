@@ -9,6 +9,7 @@ import logging
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -55,17 +56,24 @@ _SPEAKERS: Final = (
 )
 
 
-def exporters(settings: Settings) -> tuple[Outputs, list[Counted]]:
-    """An exporter for each name that the settings have, with a queue of its own; and these exporters."""
+@dataclass(slots=True)
+class Exports(Outputs):
+    """Outputs, and the exporters behind them."""
+
+    counted: list[Counted] = field(default_factory=list)
+
+
+def exporters(settings: Settings) -> Exports:
+    """An exporter for each name that the settings have, with a queue of its own."""
     spans = [CountedSpans(one) for one in _made(settings, "traces")]
     metrics = [CountedMetrics(one) for one in _made(settings, "metrics")]
     lines = [CountedLines(one) for one in _made(settings, "logs")]
-    outputs = Outputs(
+    return Exports(
         spans=[_Spans(one) for one in spans],
         metrics=[PeriodicExportingMetricReader(one) for one in metrics],
         logs=[_Lines(one) for one in lines],
+        counted=[*spans, *metrics, *lines],
     )
-    return outputs, [*spans, *metrics, *lines]
 
 
 class _Spans(BatchSpanProcessor):
