@@ -41,6 +41,7 @@ from opentelemetry.util._once import Once
 import tracekit
 from tests.acceptance.http_rig import ask, serving
 from tracekit.testing.environment import only
+from tracekit.tracing.providers import Providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -184,7 +185,8 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def in_force() -> list[object]:
-    """What a configuration changes, as it is now."""
+    """What a configuration changes, as it is now; the process's providers, which stay, are there."""
+    Providers()
     import fastapi
     import httpx
     import kafka
