@@ -132,7 +132,11 @@ def test_a_program_with_a_provider_of_its_own_keeps_its_exporter() -> None:
 
 
 def test_ctrl_c_is_the_program_s_to_catch() -> None:
-    program = f"{WAITS}try: signal.pause()\nexcept KeyboardInterrupt: print('caught'); sys.exit(5)"
+    program = (
+        "import os, requests, signal, sys\n"
+        "try:\n    print(os.getpid(), flush=True)\n    signal.pause()\n"
+        "except KeyboardInterrupt:\n    print('caught'); sys.exit(5)"
+    )
     with started(program) as process:
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=PATIENCE_S)
