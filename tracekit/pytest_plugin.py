@@ -100,6 +100,9 @@ def pytest_runtest_makereport(
             error = call.excinfo.value if call.excinfo is not None else None
             if getattr(error, "flows", None) is not seen:
                 report.sections.append((f"flows seen by {fixture}", _reported(seen)))
+            elif (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+                # For the summary, which under CI repeats the whole message: not its trees.
+                crash.message = crash.message.partition("\n\n")[0]
     return report
 
 

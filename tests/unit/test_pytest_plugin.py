@@ -84,7 +84,11 @@ def _names(saved: Path) -> list[str]:
     return sorted(span.name for span in decode_spans(line, "json").records)
 
 
-def test_a_wait_that_was_in_vain_names_the_hop_once(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_wait_that_was_in_vain_names_the_hop_and_draws_the_flow_once(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)  # where it is set, pytest's summary has whole messages
     done = run(
         pytester,
         """
