@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracekit._configure import Handle, configure
-    from tracekit.context import ContextExecutor, carry, extract, inject, spawn_detached
+    from tracekit.carried import ContextExecutor, carry, spawn_detached
+    from tracekit.context import extract, inject
     from tracekit.messaging.inprocess import TracedQueue
     from tracekit.messaging.scope import consuming, process, process_batch, relay
     from tracekit.tracing.generators import traced_generator
@@ -37,7 +38,8 @@ __all__ = [
 
 _HOMES = {
     "tracekit._configure": ("Handle", "configure"),
-    "tracekit.context": ("ContextExecutor", "carry", "extract", "inject", "spawn_detached"),
+    "tracekit.carried": ("ContextExecutor", "carry", "spawn_detached"),
+    "tracekit.context": ("extract", "inject"),
     "tracekit.messaging.inprocess": ("TracedQueue",),
     "tracekit.messaging.scope": ("consuming", "process", "process_batch", "relay"),
     "tracekit.tracing.generators": ("traced_generator",),

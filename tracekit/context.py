@@ -1,4 +1,4 @@
-"""Context: taken from headers, put on headers, and carried to where Python does not carry it.
+"""Context: what it knows of its flow, taken from headers and put on headers.
 
 A context is attached and detached in one function, or by `with`. Everything here works on plain
 dicts and pairs, so that any transport can use it: `inject` on the way out, `extract` on the way in.
@@ -6,23 +6,9 @@ dicts and pairs, so that any transport can use it: `inject` on the way out, `ext
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
-import inspect
-import threading
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from opentelemetry import context as otel
 from opentelemetry import propagate, trace
@@ -32,15 +18,10 @@ from tracekit.guard import count_drop, shielded
 from tracekit.pathway import NO_FLOW, Pathway
 
 if TYPE_CHECKING:
+    from contextvars import Token
     from types import TracebackType
 
     from opentelemetry.propagators.textmap import TextMapPropagator
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Y = TypeVar("Y")
-S = TypeVar("S")
-R = TypeVar("R")
 
 Pairs: TypeAlias = Sequence[tuple[str, str | bytes]]
 Carrier: TypeAlias = Mapping[str, str] | Mapping[str, bytes] | Pairs
@@ -48,8 +29,6 @@ Carrier: TypeAlias = Mapping[str, str] | Mapping[str, bytes] | Pairs
 _PLACE = otel.create_key("tracekit-place")
 _STEP = otel.create_key("tracekit-step")
 _ON_SPAN = "_tracekit_pathway"
-# asyncio keeps only weak references to tasks: a detached one would be collected in mid-work.
-_detached: set[asyncio.Task[object]] = set()
 
 
 class Checkpoint:
@@ -273,7 +252,7 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
 
     def __init__(self, carrier: Carrier | None) -> None:
         self.context: Context = otel.get_current()
-        self._tokens: list[contextvars.Token[Context]] = []
+        self._tokens: list[Token[Context]] = []
         with shielded("the context of what arrived", "invalid_context"):
             self.context = context_from(texts(_pairs({} if carrier is None else carrier)))
 
@@ -289,123 +268,3 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
 
 def _pairs(carrier: Carrier) -> list[tuple[str, str | bytes]]:
     return list(carrier.items()) if isinstance(carrier, Mapping) else list(carrier)
-
-
-# -- to where Python does not carry it ----------------------------------------------------------------
-
-
-class Carried(Awaitable[T]):
-    """An awaitable whose every step runs in a context of its own, in whatever task awaits it."""
-
-    __slots__ = ("_awaitable", "_context")
-
-    def __init__(self, awaitable: Awaitable[T], context: contextvars.Context) -> None:
-        self._awaitable = awaitable
-        self._context = context
-
-    def __await__(self) -> Generator[object, object, T]:
-        steps = self._awaitable.__await__()
-        step: Callable[[], object] = functools.partial(next, steps)
-        while True:
-            try:
-                waiting_for = self._context.run(step)
-            except StopIteration as end:
-                return cast("T", end.value)
-            try:
-                sent = yield waiting_for
-                step = functools.partial(next, steps) if sent is None else _sender(steps, sent)
-            except BaseException as error:  # noqa: BLE001 - a cancellation goes to the one who waits
-                step = _thrower(steps, error)
-
-
-def _sender(steps: Iterator[object], value: object) -> Callable[[], object]:
-    return functools.partial(cast("Generator[object, object, object]", steps).send, value)
-
-
-def _thrower(steps: Iterator[object], error: BaseException) -> Callable[[], object]:
-    def throw() -> object:
-        if isinstance(steps, Generator):
-            return steps.throw(error)
-        raise error
-
-    return throw
-
-
-def carry(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, bound to the caller's context: it runs there in whatever thread or task.
-
-    Works for plain and async functions; takes, gives and raises what the function does. Calls may
-    overlap; what one changes in the context, the next does not see.
-
-        pool.submit(tracekit.carry(charge), order)
-        future.add_done_callback(tracekit.carry(notify))
-    """
-    captured = contextvars.copy_context()
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def run_async(*args: P.args, **kwargs: P.kwargs) -> object:
-            own = captured.copy()
-            return await Carried(own.run(function, *args, **kwargs), own)
-
-        return cast("Callable[P, T]", run_async)
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        own = captured.copy()
-        result = own.run(function, *args, **kwargs)
-        # A future is not run by whoever awaits it, and has more to it: a task can be cancelled.
-        if not isinstance(result, Awaitable) or asyncio.isfuture(result):
-            return result
-        carried = Carried(result, own)
-        return cast("T", _awaiting(carried) if inspect.iscoroutine(result) else carried)
-
-    return run
-
-
-async def _awaiting(awaitable: Awaitable[T]) -> T:
-    """A coroutine: a task is made of nothing else."""
-    return await awaitable
-
-
-class ContextExecutor(ThreadPoolExecutor):
-    """A thread pool whose calls run in the context of whoever submitted them.
-
-    A `ThreadPoolExecutor` in all else, its arguments included. Serves `submit`, `map` and
-    `loop.run_in_executor(executor, …)`.
-
-        with tracekit.ContextExecutor(max_workers=4) as pool:
-            charged = pool.submit(charge, order)
-    """
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return super().submit(carry(fn), *args, **kwargs)
-
-
-@overload
-def spawn_detached(target: Coroutine[object, object, T]) -> asyncio.Task[T]: ...
-@overload
-def spawn_detached(target: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> threading.Thread: ...
-def spawn_detached(
-    target: Coroutine[object, object, object] | Callable[..., object], *args: object, **kwargs: object
-) -> asyncio.Task[object] | threading.Thread:
-    """Start a worker that belongs to no flow, and give back its task or thread.
-
-    For a worker that outlives the request that happens to start it: without this, everything it
-    does later joins that request's trace. A coroutine becomes a task of the running loop, a function
-    a daemon thread. Span and baggage are left behind, other context variables are kept. Raises
-    RuntimeError for a coroutine where no loop runs.
-
-        tracekit.spawn_detached(drain(jobs))         # in a coroutine
-        tracekit.spawn_detached(drain_forever, jobs)  # anywhere
-    """
-    own = contextvars.copy_context()
-    own.run(otel.attach, Context())
-    if isinstance(target, Coroutine):
-        task = asyncio.get_running_loop().create_task(target, context=own)
-        _detached.add(task)
-        task.add_done_callback(_detached.discard)
-        return task
-    thread = threading.Thread(target=own.run, args=(functools.partial(target, *args, **kwargs),), daemon=True)
-    thread.start()
-    return thread

@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanKind
 
 from tracekit import context as ours
 from tracekit import semconv
+from tracekit.carried import carry
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.messaging import creation
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down
@@ -601,9 +602,9 @@ def _carrying(parameter: str, function: Function) -> Function:
         with shielded("a callback's context"):
             position = named.index(parameter)
             if len(args) > position:
-                args = (*args[:position], ours.carry(args[position]), *args[position + 1 :])
+                args = (*args[:position], carry(args[position]), *args[position + 1 :])
             elif parameter in kwargs:
-                kwargs[parameter] = ours.carry(kwargs[parameter])
+                kwargs[parameter] = carry(kwargs[parameter])
         return function(*args, **kwargs)
 
     return register

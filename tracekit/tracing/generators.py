@@ -12,7 +12,7 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 
 from tracekit import semconv
-from tracekit.context import Carried
+from tracekit.carried import Carried
 from tracekit.guard import shielded
 from tracekit.tracing.errors import outcome
 
