@@ -642,6 +642,20 @@ def test_metrics_are_right_for_each_flow_where_handlers_interleave(topic: Topic,
     assert all(span.attributes["tracekit.flow.id"] == flow_of[span.parent_id or ""] for span in further)
 
 
+def test_a_flow_ends_with_its_message_and_not_with_the_request_around_it(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(headers=of_age(100, "old"))
+    (record,) = topic.polled(1)
+
+    with request("request"), tracekit.process(record):
+        pass
+
+    (duration,) = flows.metrics["tracekit.flow.duration"]
+    assert (duration.attributes["tracekit.flow.origin"], duration.count) == ("old", 1)
+    assert 100 <= (duration.value or 0) < 120
+
+
 def test_metrics_are_the_same_whether_or_not_spans_are_sampled(kafka: Kafka, kafka_producer: Any) -> None:
     found = []
     for sampler in ("always_on", "always_off"):

@@ -105,41 +105,7 @@ class Process:
         here = self.span.get_span_context()
         self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
-            origin = ours.pathway_of(self.context) or self._pathway
-            self._engine.flow_ended(origin, end_ns, here, failure)
-
-    def enter(self) -> None:
-        """Make its context current."""
-        otel.attach(self.context)
-
-    def leave(self) -> None:
-        """Set the context back that was current before, where ours still is; in another task or
-        thread there is nothing to set back."""
-        if ours.place_of().scope is self:
-            otel.attach(sound(self.saved))
-        else:
-            self._leave_below()
-        # The context holds its place, and that holds us: broken here, it is freed without the collector.
-        self.context = self.saved
-
-    def _leave_below(self) -> None:
-        """Leave where other scopes were opened above ours, which must not lead back to us.
-
-        Where all of them are turns of plain loops, those go in step with ours (`zip(a, b)`) or have
-        leaked, and the next turn of our loop is no part of theirs: theirs are set back with ours.
-        """
-        context = otel.get_current()
-        above = current_process(context)
-        goes_in_step = above is not None and trace.get_current_span(context) is above.span
-        while above is not None:
-            goes_in_step = goes_in_step and above.may_leak
-            below = current_process(above.saved)
-            if below is self:
-                above.saved = self.saved
-                if goes_in_step:
-                    otel.attach(sound(self.saved))
-                return
-            above = below
+            self._engine.flow_ended(self._pathway, end_ns, here, failure)
 
 
 def current_process(context: Context | None = None) -> Process | None:
