@@ -1,4 +1,4 @@
-"""Loops of one engine beside each other: what their turns keep, and whose part they are."""
+"""Scopes beside each other and out of order: what they keep, and whose part they are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import gc
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from opentelemetry import context as otel
 from opentelemetry import trace
 
 import tracekit
-from tracekit.messaging.processing import Process, current_process
+from tracekit.messaging.nesting import Nested
+from tracekit.messaging.processing import current_process
 from tracekit.messaging.scope import engine_in_use, install
+from tracekit.testing import capture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tracekit.testing import Captured
 
@@ -43,20 +46,50 @@ def loop(topic: str) -> Iterator[Any]:
     return engine.loop(transport, Client(), (record(topic) for _ in itertools.count()))
 
 
-def test_loops_in_step_keep_no_turn_that_has_ended_and_share_no_trace(flows: Captured) -> None:
-    before = otel.get_current()
-    first, second = loop("a"), loop("b")
-    for number, _ in enumerate(zip(first, second, strict=False)):
-        if number == 50:
-            break
-    gc.collect()
-    alive = [one for one in gc.get_objects() if isinstance(one, Process) and one._shape.name[-1] in "ab"]
-    assert len(alive) <= 4
-    del alive
+def blocks(topic: str) -> Iterator[Any]:
+    """Batches without end, each of whose blocks is held over a `yield`."""
+    while True:
+        with tracekit.process_batch([record(topic), record(topic)]) as batch:
+            yield batch
 
-    del first, second
-    assert trace.get_current_span(otel.get_current()) is trace.get_current_span(before)
+
+def alive() -> int:
+    """How many scopes are kept by anything."""
+    gc.collect()
+    return sum(isinstance(one, Nested) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("kafka", ["tracekit", "contrib"])
+@pytest.mark.parametrize(("a", "b"), [(loop, loop), (loop, blocks), (blocks, loop), (blocks, blocks)])
+def test_scopes_in_step_keep_none_that_has_ended(a: Any, b: Any, kafka: Any) -> None:
+    before, kept = otel.get_current(), alive()
+    with capture(kafka=kafka):
+        both = zip(a("a"), b("b"), strict=False)
+        for _ in itertools.islice(both, 50):
+            pass
+        assert alive() - kept <= 2
+
+        del both
+        assert trace.get_current_span() is trace.get_current_span(before)
+    assert alive() == kept
+
+
+def test_loops_in_step_share_no_trace(flows: Captured) -> None:
+    for _ in zip(itertools.islice(loop("a"), 51), loop("b"), strict=False):
+        pass
+
     assert len({span.trace_id for span in flows.spans if span.name == "process a"}) == 51
+
+
+def test_what_is_left_from_below_is_never_current_again(flows: Captured) -> None:
+    before = otel.get_current()
+    turns = loop("a")
+    next(turns)
+    with tracekit.process_batch([record("b"), record("b")]):
+        next(turns)  # its first turn has ended, in the block that stands above it
+        del turns
+
+    assert otel.get_current() == before
 
 
 def test_a_loop_inside_the_turn_of_another_is_part_of_it(flows: Captured) -> None:
@@ -78,6 +111,19 @@ def test_what_outlives_a_scope_does_not_keep_its_message(flows: Captured) -> Non
         assert process.record is message
 
     assert process.record is None
+
+
+class InterruptingError(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("scope", [tracekit.process, lambda one: tracekit.process_batch([one])])
+def test_a_span_ends_whatever_its_error_is(scope: Callable[[Any], Any], flows: Captured) -> None:
+    with pytest.raises(KeyboardInterrupt), scope(record("a")):
+        raise InterruptingError
+
+    assert [span.name for span in flows.spans] == ["process a"]
 
 
 def test_a_loop_goes_on_with_the_engine_that_takes_the_place_of_its_own(flows: Captured) -> None:

@@ -22,7 +22,7 @@ from tracekit.guard import shielded
 from tracekit.http import background
 from tracekit.http.asgi import make_safe
 from tracekit.http.names import stable_names
-from tracekit.messaging.processing import unleaked
+from tracekit.messaging.nesting import unleaked
 from tracekit.tracing.propagator import Arrival, arriving
 
 if TYPE_CHECKING:

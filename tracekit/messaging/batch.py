@@ -13,7 +13,8 @@ from opentelemetry.trace import INVALID_SPAN
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.processing import Process, ambient, outcome, sound
+from tracekit.messaging.nesting import Nested, sound
+from tracekit.messaging.processing import Process, ambient, outcome
 from tracekit.pathway import NO_FLOW, Pathway
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tracekit.messaging.transport import Message, Transport
 
 
-class Batch:
+class Batch(Nested):
     """Messages that are processed together, each of which stays in its own flow.
 
     No producer is the parent: one would have to be picked. Attributes that all messages share stand
@@ -42,10 +43,6 @@ class Batch:
         "_shape",
         "_start_ns",
         "_transport",
-        "context",
-        "ended",
-        "saved",
-        "span",
     )
 
     def __init__(
@@ -56,13 +53,13 @@ class Batch:
         self._messages = messages
         self._records = records
         self.ended = False
-        self.saved = otel.get_current()
+        self.may_leak = False
+        self.saved = base = sound(otel.get_current())
         destinations = Counter(message.destination for message in messages)
         destination = next(iter(destinations)) if len(destinations) == 1 else ""
         reader = engine.reader_of(transport, messages[0].destination)
         self._shape = shape = engine.shape(transport, reader, "process", "process", destination)
         self._arrived = [creation.Arrived(message) for message in messages]
-        base = sound(self.saved)
         parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
         self._checkpoint = ours.Checkpoint()
         hub = ours.with_place(ours.Place(Pathway(NO_FLOW), self._checkpoint, scope=self), parent)
@@ -85,29 +82,24 @@ class Batch:
         (message,) = self._transport.incoming(record)
         return Process(self._engine, self._transport, message, record, waited=False)
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The batch is done, or failed with `error`."""
         if self.ended:
             return
         self.ended = True
         end_ns = time.time_ns()
-        failure = outcome(self.span, error) if error is not None else ""
-        self.span.end(end_ns)
+        failure = ""
+        try:
+            if error is not None:
+                failure = outcome(self.span, error)
+        finally:
+            self.span.end(end_ns)
         here = self.span.get_span_context()
         self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
             for arrived in self._arrived:
                 if arrived.pathway is not None:
                     self._engine.flow_ended(arrived.pathway, end_ns, here, failure)
-
-    def enter(self) -> None:
-        """Make its context current."""
-        otel.attach(self.context)
-
-    def leave(self) -> None:
-        """Set the context back that was current before, where ours still is."""
-        if ours.place_of().scope is self:
-            otel.attach(self.saved)
 
 
 def _shared(messages: Sequence[Message]) -> dict[str, str | int | bool]:

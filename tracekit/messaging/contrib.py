@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan
 from tracekit import context as ours
 from tracekit.guard import shielded
 from tracekit.messaging import creation
+from tracekit.messaging.nesting import Nested, sound
 from tracekit.patching import when_imported
 
 if TYPE_CHECKING:
@@ -139,32 +140,24 @@ def _heard(hook: Callable[..., None] | None, span: Any, record: Any, *rest: Any)
         hook(span, record, *rest)
 
 
-class ContribTurn:
+class ContribTurn(Nested):
     """One turn of a loop whose messages contrib receives: its span, which has ended, is the parent."""
 
-    __slots__ = ("context", "ended", "may_leak", "record", "saved")
+    __slots__ = ("record",)
 
     def __init__(self, message: Message, record: object) -> None:
         self.record = record
         self.ended = False
         self.may_leak = False
-        self.saved = otel.get_current()
+        self.saved = sound(otel.get_current())
         arrived = creation.Arrived(message)
         received = _received.get()
         place = ours.Place(arrived.pathway, ours.Checkpoint(), arrived.traceparent, self)
         self.context = ours.with_place(place, creation.with_baggage(arrived, self.saved))
         if received is not None and received[0] is record:
             self.context = trace.set_span_in_context(NonRecordingSpan(received[1]), self.context)
+        self.span = trace.get_current_span(self.context)
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The turn is over; contrib's span was already."""
         self.ended = True
-
-    def enter(self) -> None:
-        """Make its context current."""
-        otel.attach(self.context)
-
-    def leave(self) -> None:
-        """Set the context back that was current before, where ours still is."""
-        if ours.place_of().scope is self:
-            otel.attach(self.saved)

@@ -13,6 +13,8 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
+from tracekit.messaging.nesting import Nested
+from tracekit.messaging.nesting import sound as sound
 from tracekit.tracing.errors import outcome as outcome
 from tracekit.tracing.errors import record_error as record_error
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from tracekit.pathway import Pathway
 
 
-class Process:
+class Process(Nested):
     """One message in process: from its start to the end of its scope.
 
     `context` is the one its work runs in. Ended once; what ends it again changes nothing.
@@ -38,12 +40,7 @@ class Process:
         "_pathway",
         "_shape",
         "_start_ns",
-        "context",
-        "ended",
-        "may_leak",
         "record",
-        "saved",
-        "span",
     )
 
     def __init__(
@@ -61,7 +58,6 @@ class Process:
         self.record = record
         self.ended = False
         self.may_leak = False
-        """Whether nobody is bound to end it: a turn of a loop that was not entered by `with`."""
         self.saved = base = sound(otel.get_current())
         reader = client if client is not None else engine.reader_of(transport, message.destination)
         self._shape = engine.shape(transport, reader, "process", "process", message.destination)
@@ -112,33 +108,6 @@ def current_process(context: Context | None = None) -> Process | None:
     """The innermost message in process."""
     found = ours.place_of(context).scope
     return found if isinstance(found, Process) else None
-
-
-def sound(context: Context) -> Context:
-    """The context without scopes that have ended but were never left (a leaked iterator)."""
-    process = current_process(context)
-    while process is not None and process.ended and trace.get_current_span(context) is process.span:
-        context = process.saved
-        process = current_process(context)
-    return context
-
-
-def unleaked(context: Context) -> Context:
-    """The context for a request from outside: it is no part of a message's processing.
-
-    Where the turn of a plain loop is current nevertheless, its iterator has outlived the loop: the
-    turn is ended, with a mark. (What calls an application in its own process from the body of a loop,
-    without a client that is traced, must enter that loop by `with consuming(...)`.)
-    """
-    process = current_process(context)
-    while process is not None and trace.get_current_span(context) is process.span:
-        if not process.ended:
-            if not process.may_leak:
-                return context
-            process.end(leaked=True)
-        context = process.saved
-        process = current_process(context)
-    return context
 
 
 def ambient(context: Context) -> Span | None:
