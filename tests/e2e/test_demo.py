@@ -12,7 +12,7 @@ import psutil
 from tracekit_demo.broker import embedded_broker
 from tracekit_demo.shop.topics import TOPICS
 
-DEMO = [sys.executable, "-m", "tracekit.cli", "demo"]
+DEMO = [sys.executable, "-m", "tracekit", "demo"]
 PATIENCE_S = 90
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tracekit import _settings, cli
@@ -14,6 +17,15 @@ def test_without_a_command_it_shows_the_commands(capsys: pytest.CaptureFixture[s
     assert (code, said.out) == (2, "")
     assert "tracekit run -- uvicorn app:app" in said.err
     assert "start a shop of six services" in said.err
+
+
+def test_it_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tracekit", "run"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tracekit run: no program given. Try: tracekit run -- python worker.py\n"
 
 
 @pytest.mark.parametrize(
