@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import signal
 import subprocess
 import venv
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from tracekit.testing import FlowSink
 
 
+NOWHERE = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+
+
 def run(*arguments: str, said: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """`tracekit run` with these arguments, until the program's end."""
+    """`tracekit run` with these arguments, until the program's end; nothing is exported by itself."""
+    exported = {} if "OTEL_EXPORTER_OTLP_ENDPOINT" in variables else NOWHERE
     return subprocess.run(
         [*TRACEKIT_RUN, *arguments],
         input=said,
@@ -27,8 +32,7 @@ def run(*arguments: str, said: str = "", **variables: str) -> subprocess.Complet
         text=True,
         timeout=PATIENCE_S,
         cwd=PLAIN,
-        env=environment(OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
-        | variables,
+        env=environment(**exported) | variables,
     )
 
 
@@ -86,6 +90,45 @@ def test_a_program_that_imports_something_traced_says_one_line() -> None:
     assert (done.returncode, done.stdout) == (0, "done\n")
     (line,) = done.stderr.splitlines()
     assert line.startswith("tracekit: shop -> nowhere (OTEL_*_EXPORTER=none) | fastapi, httpx, requests, ")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from opentelemetry import trace",
+        "import opentelemetry.sdk.trace",  # it imports the API: nobody may import it in the midst of that
+        "from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter",
+        "from opentelemetry.instrumentation.requests import RequestsInstrumentor",
+        "import opentelemetry; assert opentelemetry.__file__ is None",  # a namespace, as ever
+        "import fastapi.telemetry",  # it imports OpenTelemetry's API
+    ],
+)
+def test_a_program_with_spans_of_its_own_is_traced_whatever_it_imports_first(
+    first: str, flow_sink: FlowSink
+) -> None:
+    program = (
+        f"{first}\n"
+        "from opentelemetry import trace\n"
+        "trace.get_tracer('program').start_span('theirs').end()\n"
+        "print(tracekit.Handle.dropped())"
+    )
+
+    done = run("--service", "shop", *python(f"import tracekit\n{program}"), **flow_sink.env)
+
+    assert (done.returncode, done.stdout) == (0, "{}\n"), done.stderr
+    assert re.fullmatch(r"tracekit: shop .* on\n", done.stderr), done.stderr
+    assert [(span.name, span.service.name) for span in flow_sink.spans] == [("theirs", "shop")]
+
+
+def test_a_program_that_imports_nothing_traced_is_not_touched() -> None:
+    program = (
+        "import logging, sys, threading; logging.warning('a line')\n"
+        "print('opentelemetry' in sys.modules, threading.active_count())"
+    )
+
+    done = run(*python(program))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False 1\n", "WARNING:root:a line\n")
 
 
 def test_quiet_says_nothing() -> None:

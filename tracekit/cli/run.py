@@ -16,10 +16,11 @@ examples:
   tracekit run --service worker -- python worker.py
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 tracekit run -- python -m shop
 
-The program starts as it always does, in the same process. HTTP, Kafka and logs are traced once their
-libraries are imported, in every worker. Then one line on standard error says what is traced, and where
-telemetry goes: to port 4318 of this machine, unless told otherwise. OTEL_* variables count; the README
-lists them, and those of tracekit.
+The program starts as it always does, in the same process. Tracing begins with the first import of
+fastapi, httpx, kafka, requests, structlog or opentelemetry, in every worker. Then one line on standard
+error says what is traced, and where telemetry goes: to port 4318 of this machine, unless told otherwise.
+A program that imports none of them is not touched. OTEL_* variables count; the README lists them, and
+those of tracekit.
 """
 
 
