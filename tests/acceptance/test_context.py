@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -807,6 +807,206 @@ def test_an_async_generator_takes_what_is_sent_and_thrown(flows: Captured) -> No
     assert [(span.status, span.attributes["error.type"]) for span in flows.spans] == [
         (Status.ERROR, "LookupError")
     ]
+
+
+@tracekit.traced_generator
+def patient(said: list[str]) -> Iterator[str]:
+    """Goes on after whatever is thrown into it, or is done wrongly to it."""
+    while len(said) < 3:
+        try:
+            yield "on"
+        except ValueError as error:
+            said.append(str(error))
+
+
+@pytest.mark.parametrize("call", [rows, async_rows], ids=["plain", "async"])
+def test_wrong_arguments_are_the_caller_s_error_and_begin_no_span(call: Any, flows: Captured) -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        call()
+    gc.collect()  # where a finalizer failed, pytest fails
+
+    assert flows.spans == ()
+
+
+def test_what_is_no_generator_is_given_as_it_is(flows: Captured) -> None:
+    given = [1, 2]
+
+    @tracekit.traced_generator
+    def rows_at_once() -> list[int]:
+        return given
+
+    assert rows_at_once() is given
+    assert flows.spans == ()
+
+
+def test_a_plain_function_may_give_the_generator_of_another(flows: Captured) -> None:
+    async def inner() -> AsyncIterator[int]:
+        yield 1
+
+    @tracekit.traced_generator
+    def outer() -> AsyncIterator[int]:
+        return inner()
+
+    async def main() -> list[int]:
+        return [each async for each in outer()]
+
+    assert asyncio.run(main()) == [1]
+    assert [span.name.rpartition(".")[2] for span in flows.spans] == ["outer"]
+
+
+def test_what_is_done_wrongly_to_a_generator_does_not_end_its_span(flows: Captured) -> None:
+    said: list[str] = []
+    iterating: Any = patient(said)
+    with pytest.raises(TypeError, match="just-started generator"):
+        iterating.send("too early")
+    next(iterating)
+    with pytest.raises(TypeError, match="exceptions must be"):
+        iterating.throw("no exception")
+    assert [*flows.spans] == []
+
+    assert [iterating.throw(ValueError(text)) for text in "12"] == ["on", "on"]
+    with pytest.raises(StopIteration):
+        iterating.throw(ValueError("3"))
+    assert said == ["1", "2", "3"]
+    assert [span.status for span in flows.spans] == [Status.UNSET]
+
+
+def test_a_generator_that_iterates_itself_is_told_what_python_says(flows: Captured) -> None:
+    @tracekit.traced_generator
+    def turning() -> Iterator[int]:
+        with pytest.raises(ValueError, match="generator already executing"):
+            next(itself)
+        assert flows.spans == ()
+        yield 1
+
+    itself = turning()
+
+    assert list(itself) == [1]
+    assert [span.status for span in flows.spans] == [Status.UNSET]
+
+
+def test_an_async_generator_that_two_tasks_iterate_is_told_what_python_says(flows: Captured) -> None:
+    go = asyncio.Event()
+
+    @tracekit.traced_generator
+    async def waiting() -> AsyncIterator[int]:
+        await go.wait()
+        yield 1
+
+    async def main() -> list[int]:
+        iterating = waiting()
+        first = asyncio.ensure_future(anext(iterating))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="asynchronous generator is already running"):
+            await anext(iterating)
+        assert flows.spans == ()
+        go.set()
+        return [await first, *[each async for each in iterating]]
+
+    assert asyncio.run(main()) == [1]
+    assert [span.status for span in flows.spans] == [Status.UNSET]
+
+
+def test_a_generator_that_yields_from_itself_gives_a_span_for_each_level(flows: Captured) -> None:
+    @tracekit.traced_generator
+    def tree(depth: int) -> Iterator[tuple[int, str]]:
+        yield depth, here()[0]
+        if depth:
+            yield from tree(depth - 1)
+            yield depth, here()[0]
+
+    seen = list(tree(2))
+
+    own = dict(seen)
+    assert [depth for depth, _ in seen] == [2, 1, 0, 1, 2]
+    assert all(own[depth] == span_id for depth, span_id in seen)
+    assert {span.span_id: span.parent_id for span in flows.spans} == {
+        own[2]: None,
+        own[1]: own[2],
+        own[0]: own[1],
+    }
+
+
+def test_a_generator_serves_as_context_manager(flows: Captured) -> None:
+    closed: list[tuple[str, object]] = []
+
+    @tracekit.traced_generator
+    def connection() -> Iterator[str]:
+        try:
+            yield here()[0]
+        finally:
+            closed.append(here())
+
+    @tracekit.traced_generator
+    async def async_connection() -> AsyncIterator[str]:
+        try:
+            yield here()[0]
+        finally:
+            closed.append(here())
+
+    error = ValueError("no such row")
+    opened: list[tuple[str, object]] = []
+
+    def plain() -> None:
+        with contextmanager(connection)() as inside:
+            opened.append((inside, None))
+            assert here() == NOWHERE
+            raise error
+
+    async def main() -> None:
+        async with asynccontextmanager(async_connection)() as inside:
+            opened.append((inside, None))
+            assert here() == NOWHERE
+            raise error
+
+    for run in (plain, lambda: asyncio.run(main())):
+        with pytest.raises(ValueError, match="no such row") as raised:
+            run()
+        assert raised.value is error
+    assert closed == opened
+    assert [(span.status, span.attributes["error.type"]) for span in flows.spans] == [
+        (Status.ERROR, "ValueError")
+    ] * 2
+
+
+def test_what_a_forgotten_async_generator_closes_is_its_own_work(flows: Captured) -> None:
+    closed = asyncio.Event()
+
+    @tracekit.traced_generator
+    async def connection() -> AsyncIterator[str]:
+        try:
+            yield here()[0]
+        finally:
+            await asyncio.sleep(0)
+            seen.append(here()[0])
+            closed.set()
+
+    seen: list[str] = []
+
+    async def main() -> None:
+        with request("request"):
+            async for inside in connection():
+                seen.append(inside)
+                break
+            assert [span.name.rpartition(".")[2] for span in flows.spans] == ["connection"]
+            await asyncio.wait_for(closed.wait(), PATIENCE_S)
+
+    asyncio.run(main())
+
+    assert seen[0] == seen[1]
+    assert len(flows.spans) == 2
+
+
+def test_what_a_generator_sets_in_context_variables_stays_inside(flows: Captured) -> None:
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+    @tracekit.traced_generator
+    def setting() -> Iterator[str]:
+        tenant.set("north")
+        yield "set"
+        yield tenant.get()
+
+    assert [(said, tenant.get()) for said in setting()] == [("set", "nobody"), ("north", "nobody")]
 
 
 def test_a_generator_works_where_nothing_is_configured() -> None:

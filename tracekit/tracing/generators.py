@@ -17,7 +17,7 @@ from tracekit.guard import shielded
 from tracekit.tracing.errors import outcome
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import AsyncGeneratorType, GeneratorType
 
 P = ParamSpec("P")
 G = TypeVar("G")
@@ -37,79 +37,82 @@ class _Life:
             self.context.run(otel.attach, trace.set_span_in_context(self._span))
 
     def end(self, error: BaseException | None = None) -> None:
+        """The generator is over: it returned, was closed, or raised `error`."""
         if self._ended:
             return
         self._ended = True
         with shielded("the span of a generator"):
             try:
-                if error is not None and not isinstance(error, GeneratorExit):
+                if error is not None and not isinstance(error, _REGULAR):
                     outcome(self._span, error)
             finally:
                 self._span.end()
 
-    def step(self, run: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return self.context.run(run, *args)
-        except StopIteration:
-            self.end()
-            raise
-        except BaseException as error:
-            self.end(error)
-            raise
 
-    async def astep(self, awaitable: Awaitable[Any]) -> Any:
-        try:
-            return await Carried(awaitable, self.context)
-        except StopAsyncIteration:
-            self.end()
-            raise
-        except BaseException as error:
-            self.end(error)
-            raise
+_REGULAR = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
 class _Traced(Generator[Any, Any, Any]):
-    def __init__(self, name: str, make: Callable[[], Generator[Any, Any, Any]]) -> None:
-        self._life = _Life(name)
-        self._inner: Generator[Any, Any, Any] = self._life.step(make)
+    def __init__(self, inner: GeneratorType[Any, Any, Any], life: _Life) -> None:
+        self._inner = inner
+        self._life = life
+
+    def __next__(self) -> Any:
+        return self._step(self._inner.__next__)
 
     def send(self, value: Any) -> Any:
-        return self._life.step(self._inner.send, value)
+        return self._step(self._inner.send, value)
 
-    def throw(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> Any:
-        error = kind if isinstance(kind, BaseException) else value if value is not None else kind()
-        return self._life.step(self._inner.throw, error)
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._inner.throw, *error)
 
     def close(self) -> None:
+        self._step(self._inner.close)
+        self._life.end()
+
+    def _step(self, run: Callable[..., Any], *args: Any) -> Any:
+        if self._inner.gi_running:  # it is called from within, or by another thread, and says so itself
+            return run(*args)
         try:
-            self._life.step(self._inner.close)
-        finally:
-            self._life.end()
+            return self._life.context.run(run, *args)
+        except BaseException as error:
+            if self._inner.gi_frame is None:  # else it was only used wrongly, and goes on
+                self._life.end(error)
+            raise
 
     def __del__(self) -> None:
         self.close()
 
 
 class _AsyncTraced(AsyncGenerator[Any, Any]):
-    def __init__(self, name: str, make: Callable[[], AsyncGenerator[Any, Any]]) -> None:
-        self._life = _Life(name)
-        self._inner: AsyncGenerator[Any, Any] = self._life.step(make)
+    def __init__(self, inner: AsyncGeneratorType[Any, Any], life: _Life) -> None:
+        self._inner = inner
+        self._life = life
 
     async def asend(self, value: Any) -> Any:
-        return await self._life.astep(self._inner.asend(value))
+        return await self._step(self._inner.asend(value))
 
-    async def athrow(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> Any:
-        error = kind if isinstance(kind, BaseException) else value if value is not None else kind()
-        return await self._life.astep(self._inner.athrow(error))
+    async def athrow(self, *error: Any) -> Any:
+        return await self._step(self._inner.athrow(*error))
 
     async def aclose(self) -> None:
+        await self._step(self._inner.aclose())
+        self._life.end()
+
+    async def _step(self, awaitable: Awaitable[Any]) -> Any:
+        if self._inner.ag_running:  # it says so itself
+            return await awaitable
         try:
-            await self._life.astep(self._inner.aclose())
-        finally:
-            self._life.end()
+            return await Carried(awaitable, self._life.context)
+        except BaseException as error:
+            if self._inner.ag_frame is None:
+                self._life.end(error)
+            raise
 
     def __del__(self) -> None:
         self._life.end()
+        # The event loop closes a forgotten one in a task, in the context in which it is let go.
+        self._life.context.run(delattr, self, "_inner")
 
 
 def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
@@ -118,7 +121,8 @@ def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
     The span is current inside the generator only: around each step, never in the body of whoever
     iterates, nor after it was left early, from whatever task. Works for `yield` in `def` and in
     `async def`; what the generator raises is the span's error, and is raised on. The span's name is
-    the function's.
+    the function's. The generator runs in a copy of its caller's context: what it sets in context
+    variables stays inside. What a function gives that is no generator is given as it is.
 
         @tracekit.traced_generator
         async def rows(query):
@@ -126,10 +130,14 @@ def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
                 yield row
     """
     name = function.__qualname__
-    wrapper: Callable[..., Any] = _AsyncTraced if inspect.isasyncgenfunction(function) else _Traced
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> G:
-        return cast("G", wrapper(name, lambda: function(*args, **kwargs)))
+        made: Any = function(*args, **kwargs)
+        if inspect.isgenerator(made):
+            return cast("G", _Traced(made, _Life(name)))
+        if inspect.isasyncgen(made):
+            return cast("G", _AsyncTraced(made, _Life(name)))
+        return cast("G", made)
 
     return call
