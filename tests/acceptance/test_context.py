@@ -517,6 +517,54 @@ def test_without_a_scope_items_come_as_they_went_in(flows: Captured) -> None:
     assert flows.spans == ()
 
 
+@EITHER
+def test_an_item_that_was_put_without_us_begins_a_healthy_flow(
+    make: Callable[[], Any], flows: Captured
+) -> None:
+    items = ["mail", ("a", "b"), ("a", "b", 3)]
+
+    async def main() -> list[object]:
+        inner = make()
+        for item in items:
+            inner.put_nowait(item)
+        jobs: tracekit.TracedQueue[object] = tracekit.TracedQueue(inner, name="mails")
+        async with Taken(jobs) as first:
+            pass
+        second = jobs.get()
+        return [first, await second if make is asyncio.Queue else second, jobs.get_nowait()]
+
+    taken = asyncio.run(main())
+
+    assert all(one is item for one, item in zip(taken, items, strict=True))
+    flow = flows.flow()
+    flow.assert_complete()
+    assert (flow.name, len(flow.spans)) == ("process mails", 1)
+    assert "tracekit.messaging.queue.duration" not in flows.metrics
+
+
+@pytest.mark.parametrize("make", [queue.PriorityQueue, asyncio.PriorityQueue], ids=["threads", "asyncio"])
+def test_a_priority_queue_orders_the_items_themselves(make: Callable[[], Any], flows: Captured) -> None:
+    async def main() -> list[object]:
+        inner = make()
+        for urgency in (5, 1):
+            inner.put_nowait((urgency, "bare"))
+        jobs: tracekit.TracedQueue[object] = tracekit.TracedQueue(inner, name="mails")
+        for urgency in (4, 2, 6, 3):
+            jobs.put_nowait((urgency, "put"))
+        jobs.put_nowait((3, "put"))  # as urgent as another
+        return [jobs.get_nowait() for _ in range(7)]
+
+    assert asyncio.run(main()) == [
+        (1, "bare"),
+        (2, "put"),
+        (3, "put"),
+        (3, "put"),
+        (4, "put"),
+        (5, "bare"),
+        (6, "put"),
+    ]
+
+
 def test_an_item_that_was_put_outside_of_any_span_begins_a_healthy_flow(flows: Captured) -> None:
     jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="mails")
     jobs.put("mail")

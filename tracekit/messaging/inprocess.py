@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from tracekit import context as ours
 from tracekit.guard import shielded
@@ -18,11 +19,33 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Item = TypeVar("Item")
-_Put: TypeAlias = tuple[Item, Headers, int]
-"""An item as it lies in the queue: with the context that was current at `put`, and when that was."""
-
 SYSTEM: Final = "python_queue"
 """`messaging.system` of these queues: a value of ours, for which the conventions have none."""
+
+
+class _Put(Generic[Item]):
+    """An item as it lies in the queue: with the context that was current at `put`, and when that was.
+
+    In Unix ns; None where it was put without us. A priority queue compares the items.
+    """
+
+    __slots__ = ("at_ns", "headers", "item")
+
+    def __init__(self, item: Item, headers: Headers = (), at_ns: int | None = None) -> None:
+        self.item = item
+        self.headers = headers
+        self.at_ns = at_ns
+
+    def __lt__(self, other: Any) -> Any:
+        return self.item < _put(other).item
+
+    def __gt__(self, other: Any) -> Any:
+        return self.item > _put(other).item
+
+
+def _put(found: Any) -> _Put[Any]:
+    """What lay in the queue; an item that was put without us lies there bare."""
+    return found if isinstance(found, _Put) else _Put(found)
 
 
 class _InProcess:
@@ -43,23 +66,22 @@ class _Taken(Generic[Item]):
         self._process: Process | None = None
 
     def __enter__(self) -> Item:
-        found: _Put[Item] = self._owner.inner.get(timeout=self._timeout_s)
-        return self._begin(found)
+        return self._begin(_put(self._owner.inner.get(timeout=self._timeout_s)))
 
     async def __aenter__(self) -> Item:
         async with asyncio.timeout(self._timeout_s):
-            found: _Put[Item] = await self._owner.inner.get()
-        return self._begin(found)
+            found = await self._owner.inner.get()
+        return self._begin(_put(found))
 
-    def _begin(self, found: _Put[Item]) -> Item:
-        item, headers, put_ns = found
+    def _begin(self, put: _Put[Item]) -> Item:
         with shielded("an item of a queue"):
             engine = engine_in_use()
             if engine is not None and not is_suppressed():
-                message = Message(self._owner.name, headers, published_at_ns=put_ns, is_entry=not headers)
-                self._process = Process(engine, _InProcess(), message, item)
+                is_entry = not put.headers
+                message = Message(self._owner.name, put.headers, published_at_ns=put.at_ns, is_entry=is_entry)
+                self._process = Process(engine, _InProcess(), message, put.item)
                 self._process.enter()
-        return item
+        return put.item
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -82,7 +104,8 @@ class TracedQueue(Generic[Item]):
     `inner` is the queue; without one, a new `queue.Queue`. `name` is the destination's. `put` and
     `put_nowait` are the queue's own (awaitable where the queue's are). `item()` takes one and is the
     block in which it is processed: a process span, with the wait; afterwards `task_done()` is called.
-    `get` takes one without a scope. All else, and what is raised, is the queue's own.
+    `get` takes one without a scope. All else, and what is raised, is the queue's own. An item that was
+    put into `inner` itself is in no flow yet.
 
         jobs = tracekit.TracedQueue(asyncio.Queue(), name="mails")
         await jobs.put(mail)  # in a request
@@ -96,11 +119,11 @@ class TracedQueue(Generic[Item]):
 
     def put(self, item: Item, *args: Any, **kwargs: Any) -> Any:
         """As the queue's own `put`."""
-        return self.inner.put((item, self._context(), time.time_ns()), *args, **kwargs)
+        return self.inner.put(_Put(item, self._context(), time.time_ns()), *args, **kwargs)
 
     def put_nowait(self, item: Item) -> None:
         """As the queue's own `put_nowait`."""
-        self.inner.put_nowait((item, self._context(), time.time_ns()))
+        self.inner.put_nowait(_Put(item, self._context(), time.time_ns()))
 
     def item(self, timeout_s: float | None = None) -> _Taken[Item]:
         """The next item, as a block: `with` for a `queue.Queue`, `async with` for an `asyncio.Queue`.
@@ -112,12 +135,12 @@ class TracedQueue(Generic[Item]):
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """As the queue's own `get`: the item, in no scope."""
         found = self.inner.get(*args, **kwargs)
-        return found[0] if isinstance(found, tuple) else _first(found)
+        return _item(found) if isinstance(found, Awaitable) else _put(found).item
 
     def get_nowait(self) -> Item:
         """As the queue's own `get_nowait`: the item, in no scope."""
-        found: _Put[Item] = self.inner.get_nowait()
-        return found[0]
+        put: _Put[Item] = _put(self.inner.get_nowait())
+        return put.item
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)  # qsize, empty, full, join, task_done, shutdown
@@ -131,5 +154,5 @@ class TracedQueue(Generic[Item]):
         return ()
 
 
-async def _first(found: Any) -> Any:
-    return (await found)[0]
+async def _item(found: Awaitable[Any]) -> Any:
+    return _put(await found).item
