@@ -34,6 +34,8 @@ class Splitter:
                 raise ValueError("too many fields")
             key, at = _varint(body, at)
             wire_type = key & 7
+            if not key >> 3:
+                raise ValueError("no field has the number 0")
             if wire_type == _BYTES:
                 length, at = _varint(body, at)
                 fields.setdefault(key >> 3, []).append(body[at : at + length])

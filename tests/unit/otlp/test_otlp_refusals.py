@@ -187,6 +187,7 @@ def field(number: int, content: bytes) -> bytes:
         pytest.param(b"\x0a\x05ab", id="cut off"),
         pytest.param(b"\x0a\xff", id="a length that does not end"),
         pytest.param(b"\x0b\x0c", id="a group"),
+        pytest.param(bytes(4), id="zeros"),
         pytest.param(b"\x0a\x02\x0a\x05", id="a resource cut off"),
         pytest.param(b"\x0a\x03\x0a\x01\xff", id="an unreadable resource"),
         pytest.param(b"\x09abc", id="a number cut off"),
