@@ -7,12 +7,15 @@ import gzip
 import http.client
 import json
 import logging
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind
 
 import tracekit
-from tracekit.collector.server import CollectorError, CollectorServer
+from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer
 from tracekit.collector.store import Counts
 from tracekit.model import Kind, LogLine, Service, Span
 from tracekit.otlp import encode_logs, encode_spans
@@ -361,6 +364,143 @@ def test_grpc_refuses_the_same(collector: CollectorServer) -> None:
     assert partly.partial_success.rejected_spans == 1
 
 
+# Slow senders, and many at once
+
+
+def half_a_request(collector: CollectorServer, size: int = 1000) -> socket.socket:
+    """A sender of a body that lacks its last byte."""
+    sender = socket.create_connection(("127.0.0.1", collector.http_port), timeout=30)
+    sender.sendall(
+        b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-protobuf\r\n"
+        b"content-length: %d\r\n\r\n" % size
+    )
+    sender.sendall(bytes(size - 1))
+    return sender
+
+
+def ends(sender: socket.socket) -> bool:
+    """Wait for the other side to close it."""
+    with sender:
+        try:
+            while sender.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            return False
+    return True
+
+
+def test_a_sender_over_http_that_does_not_go_on_is_cut_off() -> None:
+    with CollectorServer(request_timeout_s=1) as collector:
+        silent, in_headers = (
+            socket.create_connection(("127.0.0.1", collector.http_port), timeout=30) for _ in range(2)
+        )
+        in_headers.sendall(b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\n")
+
+        assert [ends(sender) for sender in (silent, in_headers, half_a_request(collector))] == [True] * 3
+
+
+def test_a_sender_over_http_of_one_byte_at_a_time_is_cut_off() -> None:
+    with CollectorServer(request_timeout_s=1) as collector, half_a_request(collector, size=1) as sender:
+        sender.sendall(b"\xffPOST /v1/traces HTTP/1.1\r\nx: ")  # the last of one; and half of another
+        assert sender.recv(65536).startswith(b"HTTP/1.1 400")
+        sender.settimeout(0.05)
+        until = time.monotonic() + 30
+        is_open = True
+        while is_open and time.monotonic() < until:
+            with suppress(TimeoutError):
+                is_open = drips(sender)
+    assert not is_open
+
+
+def drips(sender: socket.socket) -> bool:
+    """Send one byte more; whether that is still read, after a moment."""
+    try:
+        sender.sendall(b"a")
+        return bool(sender.recv(65536))
+    except ConnectionError:
+        return False
+
+
+def test_a_sender_that_keeps_up_is_not_cut_off() -> None:
+    with CollectorServer(request_timeout_s=1) as collector:
+        connection = http.client.HTTPConnection("127.0.0.1", collector.http_port, timeout=30)
+        connection.connect()
+        first, began = connection.sock, time.monotonic()
+        while time.monotonic() < began + 1.5:
+            connection.request("POST", "/v1/traces", encode_spans([GOOD]), {"content-type": PROTOBUF})
+            assert connection.getresponse().read() == b""
+        assert connection.sock is first
+        connection.close()
+
+
+def test_headers_without_end_are_refused(collector: CollectorServer) -> None:
+    with socket.create_connection(("127.0.0.1", collector.http_port), timeout=30) as sender:
+        sender.sendall(b"POST /v1/traces HTTP/1.1\r\nx: " + b"a" * 100_000)
+
+        assert sender.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_unfinished_bodies_are_bounded_together(collector: CollectorServer) -> None:
+    with memory_grows_less_than(150 * MIB), ExitStack() as opened:
+        senders = [opened.enter_context(half_a_request(collector, 15 * MIB)) for _ in range(24)]
+        for sender in senders:
+            sender.sendall(b"\0")
+        answers = Counter(sender.recv(65536).partition(b"\r\n")[0] for sender in senders)
+
+    # Four of these bodies fit into 64 MiB; what they hold is no OTLP.
+    assert answers == {b"HTTP/1.1 400 Bad Request": 4, b"HTTP/1.1 503 Service Unavailable": 20}
+    assert collector.store.counts()["traces"] == Counts(refused=24)
+    assert post(collector, bytes(15 * MIB))[0] == 400  # there is room again
+
+
+def test_connections_over_http_are_bounded(collector: CollectorServer) -> None:
+    with ExitStack() as opened:
+        senders = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", collector.http_port), timeout=30))
+            for _ in range(MAX_CONNECTIONS + 1)
+        ]
+        assert ends(senders[-1])
+        assert not select.select(senders[:-1], [], [], 0)[0]
+
+
+def http2(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame. Source: RFC 9113, 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def half_a_call(collector: CollectorServer, calls: int = 1) -> socket.socket:
+    """A sender of messages of 10 bytes over gRPC, of which none comes."""
+    said = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": EXPORT.encode(),
+        b":authority": b"localhost",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+    }
+    headers = b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in said.items()
+    )
+    sender = socket.create_connection(("127.0.0.1", collector.grpc_port), timeout=30)
+    sender.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0) + http2(4, 1, 0))
+    for number in range(calls):
+        stream = 2 * number + 1
+        sender.sendall(http2(1, 4, stream, headers) + http2(0, 0, stream, b"\0\0\0\0\x0a"))
+    return sender
+
+
+def test_a_sender_over_grpc_that_does_not_go_on_is_cut_off() -> None:
+    with CollectorServer(request_timeout_s=1) as collector:
+        silent = socket.create_connection(("127.0.0.1", collector.grpc_port), timeout=30)
+        in_a_call = half_a_call(collector, calls=8)  # more than there are threads
+
+        assert [ends(in_a_call), ends(silent)] == [True, True]
+        with grpc.insecure_channel(f"127.0.0.1:{collector.grpc_port}") as channel:
+            assert channel.unary_unary(EXPORT)(encode_spans([GOOD]), timeout=30) == b""
+
+
 # Start and stop
 
 
@@ -391,6 +531,23 @@ def test_it_stops_while_a_sender_is_in_the_middle() -> None:
 
     assert not sender.recv(100).startswith(b"HTTP/1.1 200")
     sender.close()
+
+
+def test_it_stops_in_silence_while_senders_are_in_the_middle(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with CollectorServer() as collector, half_a_request(collector), half_a_call(collector):
+        assert post(collector, encode_spans([GOOD]))[0] == 200
+        began = time.monotonic()
+        collector.stop()
+        took = time.monotonic() - began
+
+    assert (*capfd.readouterr(), [found for found in caplog.records if found.levelno > logging.INFO]) == (
+        "",
+        "",
+        [],
+    )
+    assert took < 10
 
 
 def test_it_starts_again_on_the_same_ports() -> None:

@@ -5,6 +5,9 @@ Starlette's own tracing is a middleware that one must add; we do not.
 
 No CORS, and an exact content type: so no page in a browser can send anything here without asking first,
 and the answer is no. The Host header is checked too, against names that are made to point at loopback.
+
+Bounds: one body as `intake` has it, on the wire and inflated; all bodies that are not answered yet
+`MAX_HELD_BYTES`. What does not fit in gets a 503, and may be sent again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import ClientDisconnect
@@ -19,16 +23,24 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from tracekit.collector.intake import MAX_REQUEST_BYTES, take_in
-from tracekit.otlp import INVALID_ARGUMENT, PERMISSION_DENIED, RESOURCE_EXHAUSTED, OtlpError, encode_status
+from tracekit.otlp import (
+    INVALID_ARGUMENT,
+    PERMISSION_DENIED,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    OtlpError,
+    encode_status,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 
     from starlette.requests import Request
 
     from tracekit.collector.store import Store
     from tracekit.otlp import Encoding, Signal
 
+MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 _CONTENT_TYPES: Final[dict[Encoding, str]] = {
@@ -46,8 +58,12 @@ _SLICE: Final = 256 * 1024  # inflated at once: zlib holds its output twice whil
 
 def create_app(store: Store, hosts: Collection[str] | None = LOOPBACK) -> Router:
     """The application. `hosts` are the names by which it may be called; None: by any."""
+    room = _Room()
     return Router(
-        [Route(path, _endpoint(store, signal, hosts), methods=["POST"]) for path, signal in _PATHS.items()],
+        [
+            Route(path, _endpoint(store, signal, hosts, room), methods=["POST"])
+            for path, signal in _PATHS.items()
+        ],
         redirect_slashes=False,
     )
 
@@ -62,8 +78,34 @@ class _Refusal(Exception):  # noqa: N818 (it is an answer)
         self.reason = reason
 
 
+class _Room:
+    """What all requests share that are not answered yet: the bytes that they hold, and one turn to decode."""
+
+    def __init__(self) -> None:
+        self._left = MAX_HELD_BYTES
+        # Two would share one interpreter: they would be done no sooner, and take twice the memory.
+        self.turn = asyncio.Lock()
+
+    @contextmanager
+    def taking(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes so many bytes, or raises _Refusal; given back at the end of the block."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if size > self._left:
+                raise _Refusal(503, UNAVAILABLE, "too much is under way at once; send it again")
+            taken += size
+            self._left -= size
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
 def _endpoint(
-    store: Store, signal: Signal, hosts: Collection[str] | None
+    store: Store, signal: Signal, hosts: Collection[str] | None, room: _Room
 ) -> Callable[[Request], Awaitable[Response]]:
     async def export(request: Request) -> Response:
         encoding: Encoding = "json"
@@ -72,27 +114,36 @@ def _endpoint(
             try:
                 _check_host(request, hosts)
                 encoding = _encoding(request)
-                body = await _body(request, chunks)
-            except _Refusal:
-                await _read_away(chunks)
-                raise
-            return _response(await _taken_in(store, signal, body, encoding), encoding)
-        except _Refusal as refusal:
-            status = encode_status(refusal.code, refusal.reason, encoding)
-            return _response(status, encoding, refusal.http_status)
+                with room.taking() as take:
+                    body = await _body(request, chunks, take)
+                    return _response(await _taken_in(store, signal, body, encoding, request, room), encoding)
+            except _Refusal as refusal:
+                store.count_refused(signal, 1)
+                answer = _refusal(refusal, encoding)
+            except OtlpError as error:  # counted already
+                answer = _refusal(_Refusal(400, INVALID_ARGUMENT, str(error)), encoding)
+            # Out of the `except`: an error's traceback holds the body.
+            await _read_away(chunks)
+            return answer
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
 
     return export
 
 
-async def _taken_in(store: Store, signal: Signal, body: bytes, encoding: Encoding) -> bytes:
-    try:
-        if len(body) <= _SMALL:
-            return take_in(store, signal, body, encoding)
+async def _taken_in(
+    store: Store, signal: Signal, body: bytes, encoding: Encoding, request: Request, room: _Room
+) -> bytes:
+    if len(body) <= _SMALL:
+        return take_in(store, signal, body, encoding)
+    async with room.turn:
+        if await request.is_disconnected():  # and will send it again
+            raise ClientDisconnect
         return await asyncio.to_thread(take_in, store, signal, body, encoding)
-    except OtlpError as error:
-        raise _Refusal(400, INVALID_ARGUMENT, str(error)) from error
+
+
+def _refusal(refusal: _Refusal, encoding: Encoding) -> Response:
+    return _response(encode_status(refusal.code, refusal.reason, encoding), encoding, refusal.http_status)
 
 
 def _response(body: bytes, encoding: Encoding, http_status: int = 200) -> Response:
@@ -114,7 +165,7 @@ def _encoding(request: Request) -> Encoding:
     return encoding
 
 
-async def _body(request: Request, chunks: AsyncIterator[bytes]) -> bytes:
+async def _body(request: Request, chunks: AsyncIterator[bytes], take: Callable[[int], None]) -> bytes:
     """The body, inflated. Both sizes are limited while it comes in, so no more than that is ever held."""
     said = [value.strip().lower() for value in request.headers.getlist("content-encoding")]
     if said not in ([], ["identity"], ["gzip"]):
@@ -122,7 +173,7 @@ async def _body(request: Request, chunks: AsyncIterator[bytes]) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_REQUEST_BYTES:
         raise _too_large()
-    body: _Plain = _Gzipped() if said == ["gzip"] else _Plain()
+    body = _Gzipped(take) if said == ["gzip"] else _Plain(take)
     received = 0
     async for chunk in chunks:
         received += len(chunk)
@@ -152,10 +203,12 @@ class _Plain:
     come, each byte of a sender who sends them singly would take forty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[int], None]) -> None:
+        self._take = take
         self._pieces: list[bytearray] = []
 
     def add(self, chunk: bytes) -> None:
+        self._take(len(chunk))
         if self._pieces and len(self._pieces[-1]) < _SLICE:
             self._pieces[-1] += chunk
         else:
@@ -168,8 +221,8 @@ class _Plain:
 class _Gzipped(_Plain):
     """A body that comes as gzip, kept inflated: one member, nothing after it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, take: Callable[[int], None]) -> None:
+        super().__init__(take)
         self._size = 0
         self._gzip = zlib.decompressobj(_GZIP_WINDOW)
 

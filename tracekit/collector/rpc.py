@@ -1,4 +1,9 @@
-"""OTLP over gRPC: the three Export services, on bytes."""
+"""OTLP over gRPC: the three Export services, on bytes.
+
+Bounds: one message as `intake` has it, and so many at once as there are threads, for gRPC reads a message
+only once a thread waits for it. `MAX_WAITING` more wait for theirs; further ones are refused, and may be
+sent again.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +29,39 @@ _SERVICES: Final[dict[str, Signal]] = {
     "opentelemetry.proto.collector.logs.v1.LogsService": "logs",
     "opentelemetry.proto.collector.metrics.v1.MetricsService": "metrics",
 }
-_THREADS: Final = 2
+_THREADS: Final = 4
+MAX_WAITING: Final = 100
 _GRACE_S: Final = 1.0
 _IDENTITY_AND_GZIP: Final = 1 << 0 | 1 << 2
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
     ("grpc.so_reuseport", 0),  # else two collectors share a port, and each sees half of a flow
+    ("grpc.max_concurrent_streams", MAX_WAITING),
 )
 
 
 class GrpcServer:
     """A gRPC server on a port of its own; started when made."""
 
-    def __init__(self, store: Store, host: str, port: int) -> None:
+    def __init__(
+        self, store: Store, host: str, port: int, request_timeout_s: int, max_connections: int
+    ) -> None:
         """Raises RuntimeError where the port cannot be had; port 0 takes a free one."""
+        # gRPC ends no request that does not come to its end, only the connection: told to come anew after
+        # half of the time, and closed after the other half.
+        half_ms = request_timeout_s * 500
+        options = (
+            *_OPTIONS,
+            ("grpc.server_handshake_timeout_ms", request_timeout_s * 1000),
+            ("grpc.max_connection_age_ms", half_ms),
+            ("grpc.max_connection_age_grace_ms", half_ms),
+            ("grpc.max_allowed_incoming_connections", max_connections),
+        )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tracekit-collector-grpc")
-        self._server = create_server(self._threads, _handlers(store), (), _OPTIONS, None, None, False)
+        self._server = create_server(
+            self._threads, _handlers(store), (), options, _THREADS + MAX_WAITING, None, False
+        )
         self.port: int = self._server.add_insecure_port(f"{host}:{port}")
         self._server.start()
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, Self
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tracekit.collector.app import LOOPBACK, create_app
 from tracekit.collector.memory import MemoryStore
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from tracekit.collector.store import Store
 
+MAX_CONNECTIONS: Final = 250  # of each kind: many a process may open 1,024 files in all
+REQUEST_TIMEOUT_S: Final = 30
 _GRACE_S: Final = 1
 
 
@@ -34,6 +37,10 @@ class CollectorServer:
 
     Port 0 takes a free one, then named by `http_port` and `grpc_port`. `host` is a name or an address of
     IPv4. The process's logging and signal handlers stay as they are.
+
+    Bounds, beside those of a request (`app`, `rpc`): `MAX_CONNECTIONS` of each kind. One that
+    is slower than `request_timeout_s` seconds, whether it sends or reads or idles, is closed; an exporter
+    opens another.
     """
 
     def __init__(
@@ -43,11 +50,13 @@ class CollectorServer:
         http_port: int = 0,
         grpc_port: int = 0,
         host: str = "127.0.0.1",
+        request_timeout_s: int = REQUEST_TIMEOUT_S,
     ) -> None:
         self.store: Store = MemoryStore() if store is None else store
         self.host = host
         self.http_port = http_port
         self.grpc_port = grpc_port
+        self._request_timeout_s = request_timeout_s
         self._running: contextlib.ExitStack | None = None
 
     @property
@@ -68,10 +77,10 @@ class CollectorServer:
             listening = started.enter_context(_bound(self.host, self.http_port))
             with _bound(self.host, self.grpc_port) as probe:
                 grpc_port = probe.getsockname()[1]
-            grpc_server = _grpc_server(self.store, self.host, grpc_port)
+            grpc_server = _grpc_server(self.store, self.host, grpc_port, self._request_timeout_s)
             started.callback(grpc_server.stop)
             hosts = LOOPBACK if self.host in LOOPBACK else None
-            http = _HttpThread(create_app(self.store, hosts), listening)
+            http = _HttpThread(create_app(self.store, hosts), listening, self._request_timeout_s)
             started.callback(http.stop)
             self.http_port, self.grpc_port = listening.getsockname()[1], grpc_server.port
             self._running = started.pop_all()
@@ -104,9 +113,9 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _grpc_server(store: Store, host: str, port: int) -> GrpcServer:
+def _grpc_server(store: Store, host: str, port: int, request_timeout_s: int) -> GrpcServer:
     try:
-        return GrpcServer(store, host, port)
+        return GrpcServer(store, host, port, request_timeout_s, MAX_CONNECTIONS)
     except RuntimeError as error:
         raise _not_to_be_had(host, port, str(error)) from error
 
@@ -121,6 +130,33 @@ def _not_to_be_had(host: str, port: int, reason: str) -> CollectorError:
 class _Config(uvicorn.Config):
     def configure_logging(self) -> None:
         """Leave the loggers alone: the application may run uvicorn too, and they are its own then."""
+
+
+class _Connection(H11Protocol):
+    """A connection that is cut where it takes too long until the next answer, whatever it is waiting for.
+
+    uvicorn limits how long it may idle after an answer, and nothing else: a sender that is silent from the
+    start, or in the middle of a request, would stay. Its other protocol takes headers without end.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        self._wait()
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+
+    def on_response_complete(self) -> None:
+        self._late.cancel()
+        self._wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._late = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
 
 
 class _Http(uvicorn.Server):
@@ -154,25 +190,25 @@ class _Http(uvicorn.Server):
             listening.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        busy = set(self.server_state.tasks)
-        if busy:
-            _, busy = await asyncio.wait(busy, timeout=_GRACE_S)
-        for task in busy:
-            task.cancel()
-        # What is in the middle of something would be left to the garbage collector, with a warning.
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_GRACE_S)
+        # Not cancelled, for uvicorn would log that as an error: with their connections gone they end.
         for connection in list(self.server_state.connections):
-            if busy and connection.transport is not None:
-                connection.transport.abort()
+            connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks)
         await asyncio.sleep(0)
 
 
 class _HttpThread:
     """The HTTP server on a thread of its own, from when it is made until `stop`."""
 
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket, request_timeout_s: int) -> None:
         config = _Config(
             app,
             interface="asgi3",
+            http=_Connection,
+            timeout_keep_alive=request_timeout_s,
             lifespan="off",
             ws="none",
             loop="asyncio",

@@ -9,6 +9,7 @@ from tracekit.otlp.answers import (
     INVALID_ARGUMENT,
     PERMISSION_DENIED,
     RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
     encode_answer,
     encode_status,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "INVALID_ARGUMENT",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
     "Decoded",
     "Encoding",
     "OtlpError",

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from tracekit.otlp.envelope import Decoded, Encoding, Signal
 
-# gRPC status codes of what must not be sent again as it is.
+# gRPC status codes. What has one of the first three must not be sent again as it is.
 INVALID_ARGUMENT: Final = 3
 PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
+UNAVAILABLE: Final = 14
 
 
 def encode_answer(signal: Signal, decoded: Decoded[object], encoding: Encoding) -> bytes:
