@@ -33,6 +33,7 @@ HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
 HTTP_ROUTE: Final = "http.route"
 URL_FULL: Final = "url.full"
 URL_PATH: Final = "url.path"
+URL_QUERY: Final = "url.query"
 URL_TEMPLATE: Final = "url.template"
 HTTP_REQUEST_RESEND_COUNT: Final = "http.request.resend_count"
 

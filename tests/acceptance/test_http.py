@@ -215,6 +215,30 @@ def test_the_address_is_the_one_that_was_asked_for() -> None:
     assert addresses == [("t", 80), ("shop.example", 8443), ("t", None)]
 
 
+@pytest.mark.parametrize("get", [requests.get, httpx.get])
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("page=2&q=token+ring", "page=2&q=token+ring"),
+        ("access_token=abc&page=2", "access_token=REDACTED&page=2"),
+        ("page=2&API_KEY=abc", "page=2&API_KEY=REDACTED"),
+        ("X-Amz-Signature=abc&X-Amz-Date=1", "X-Amz-Signature=REDACTED&X-Amz-Date=1"),
+        ("user%5Bpassword%5D=abc&client_secret=abc", "user%5Bpassword%5D=REDACTED&client_secret=REDACTED"),
+        # The four that the conventions name.
+        ("AWSAccessKeyId=abc&Signature=abc", "AWSAccessKeyId=REDACTED&Signature=REDACTED"),
+        ("sig=abc&config=1", "sig=REDACTED&config=1"),
+        ("X-Goog-Signature=abc", "X-Goog-Signature=REDACTED"),
+    ],
+)
+def test_secrets_in_a_url_are_on_no_span(query: str, shown: str, get: Any) -> None:
+    with telemetry() as found, serving(shop()) as url:
+        assert get(f"{url.replace('//', '//me:abc@')}/orders/7?{query}", timeout=10).status_code == 200
+
+    (client,) = found.spans(SpanKind.CLIENT)
+    full = f"{url.replace('//', '//REDACTED:REDACTED@')}/orders/7?{shown}"
+    assert (attributes(client)["url.full"], attributes(found.server_span())["url.query"]) == (full, shown)
+
+
 def test_the_user_s_own_choice_of_names_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http/dup")
     monkeypatch.setattr(Stability, "_initialized", False)

@@ -1,4 +1,4 @@
-"""contrib's ASGI middleware made safe: what a request brings can no longer fail it.
+"""contrib's ASGI middleware made safe: what a request brings can no longer fail it, nor shows its secrets.
 
 As it comes, a `user-agent` or `host` of bytes that are not UTF-8 and end in a backslash, or such a
 query, is an error inside of it, and the caller gets a 500 instead of the application's answer.
@@ -11,8 +11,10 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from tracekit import semconv
 from tracekit.guard import shielded
 from tracekit.http.names import keeps_old_names
+from tracekit.http.urls import hide_secrets, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 def make_safe(patches: Patches) -> None:
-    """Let contrib read any request, and name the address that was asked for, without its port."""
+    """Let contrib read any request, hide its secrets, and name the address asked for, without its port."""
     for name, wrapper in (
         ("_decode_header_item", _decoding),
         ("collect_request_attributes", _collecting),
@@ -37,6 +39,7 @@ def make_safe(patches: Patches) -> None:
     ):
         with shielded("making contrib's middleware safe"):  # a later contrib may call it otherwise
             patches.wrap(f"{_MODULE}:{name}", wrapper)
+    hide_secrets(patches, _MODULE)
 
 
 def _decoding(original: Callable[[bytes], str]) -> Callable[[bytes], str]:
@@ -52,10 +55,13 @@ def _decoding(original: Callable[[bytes], str]) -> Callable[[bytes], str]:
 def _collecting(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     def collect(scope: Scope, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
-            return original(scope, *args, **kwargs)
+            found = original(scope, *args, **kwargs)
         except UnicodeDecodeError:
             query = quote(scope["query_string"], safe="%&=+").encode()
-            return original({**scope, "query_string": query}, *args, **kwargs)
+            found = original({**scope, "query_string": query}, *args, **kwargs)
+        if semconv.URL_QUERY in found:
+            found[semconv.URL_QUERY] = without_secrets(found[semconv.URL_QUERY])
+        return found
 
     return collect
 

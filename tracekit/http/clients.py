@@ -14,6 +14,7 @@ from opentelemetry import context as otel
 
 from tracekit.guard import shielded
 from tracekit.http.names import stable_names
+from tracekit.http.urls import hide_secrets
 from tracekit.pathway import HEADER
 from tracekit.tracing.baggage import BAGGAGE
 from tracekit.tracing.trust import Trust, giving_little
@@ -54,6 +55,7 @@ def install_httpx(patches: Patches, trust: Trust) -> None:
         return {**getattr(wrapper, "keywords", {}), **getattr(asynchronous, "keywords", {})}
 
     stable_names(patches)
+    hide_secrets(patches, "opentelemetry.instrumentation.httpx")
     _own(HTTPXClientInstrumentor(), hooks, patches)
     if trust.hosts:
         patches.wrap("httpx:HTTPTransport.handle_request", lambda original: _guarded(original, trust))
@@ -72,6 +74,7 @@ def install_requests(patches: Patches, trust: Trust) -> None:
         return inspect.getclosurevars(requests.Session.send).nonlocals
 
     stable_names(patches)
+    hide_secrets(patches, "opentelemetry.instrumentation.requests")
     _own(RequestsInstrumentor(), hooks, patches)
     if trust.hosts:
         patches.wrap("requests:Session.send", lambda original: _guarded_send(original, trust))
