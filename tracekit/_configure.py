@@ -32,6 +32,7 @@ from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine
 from tracekit.messaging.metrics import Instruments
+from tracekit.messaging.telemetry import Telemetry
 from tracekit.patching import Integration, Patches
 from tracekit.tracing.signals import Outputs, Signals
 
@@ -241,16 +242,14 @@ def is_configured() -> bool:
 def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integration]]:
     """The messaging engine, and the client libraries that it knows, whether or not they are used."""
     transports: list[Transport] = [point.load()() for point in entry_points(group="tracekit.transports")]
+    tracer = signals.tracer("tracekit")
+    meter = metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL)
+    instruments = Instruments(meter, signals.cells)
     engine = Engine(
         transports,
-        tracer=signals.tracer("tracekit"),
-        prefills=signals.prefills,
-        instruments=Instruments(
-            metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL), signals.cells
-        ),
-        service=settings.service,
+        Telemetry(settings.service, tracer, signals.quick(tracer), instruments),
         parent=settings.parent,
-        receive_spans=settings.receive_spans,
+        has_receive_spans=settings.receive_spans,
         by_contrib=frozenset({"kafka"} if settings.kafka == "contrib" else ()),
     )
     return engine, [

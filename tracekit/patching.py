@@ -11,7 +11,6 @@ import asyncio
 import functools
 import importlib
 import inspect
-import itertools
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -176,22 +175,24 @@ def when_imported(package: str, action: Callable[[], None]) -> None:
 class Names:
     """The names of a function's parameters: arguments become a mapping by name, and go back."""
 
-    __slots__ = ("_positional", "_signature", "_simple")
+    __slots__ = ("_names", "_positional", "_signature", "_simple")
 
     def __init__(self, function: Function) -> None:
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
         self._positional = tuple(self._signature.parameters)
+        self._names = frozenset(self._positional)
         self._simple = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object] | None:
         """The arguments by name, defaults left out; None where they do not fit the function."""
         if self._simple and len(args) <= len(self._positional):
             call = dict(zip(self._positional, args, strict=False))
-            if kwargs.keys().isdisjoint(call) and kwargs.keys() <= self._signature.parameters.keys():
+            if kwargs:
+                if not (kwargs.keys().isdisjoint(call) and kwargs.keys() <= self._names):
+                    return None
                 call.update(kwargs)
-                return call
-            return None
+            return call
         try:
             return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError:
@@ -208,5 +209,9 @@ class Names:
             bound = inspect.BoundArguments(self._signature, dict(call))
             return bound.args, bound.kwargs
         named = dict(call)
-        first = itertools.takewhile(named.__contains__, self._positional[:positional])
-        return tuple(named.pop(name) for name in first), named
+        first: list[object] = []
+        for name in self._positional[:positional]:
+            if name not in named:
+                break
+            first.append(named.pop(name))
+        return tuple(first), named

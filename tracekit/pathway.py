@@ -52,7 +52,8 @@ class Pathway(NamedTuple):
 
     def advanced(self, service: str, step: str) -> Pathway:
         """The pathway after one more step of the route, e.g. `send kafka orders`."""
-        return self._replace(hash=_advance(self.hash, service, step))
+        route = _advance(self.hash, service, step)
+        return Pathway(self.flow_id, route, self.origin_ns, self.edge_ns, self.hop, self.origin)
 
     def leaving(self, service: str, step: str, now_ns: int) -> Pathway:
         """The pathway as it is written on what this service sends now, one step further."""

@@ -429,7 +429,7 @@ def test_case_48_what_is_no_message_is_not_processed(given: Any, flows: Captured
 
 
 class Hostile:
-    """Stands in for a tracer, a span or a propagator that raises at one place."""
+    """Stands in for what begins spans: it, or its spans, raise at one place."""
 
     def __init__(self, inner: Any, fault: str) -> None:
         self._inner = inner
@@ -443,6 +443,11 @@ class Hostile:
             raise RuntimeError("a tracer that fails")
         return sabotaged(self._inner.start_span(*args, **kwargs), self._fault)
 
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        if self._fault == "start_span":
+            raise RuntimeError("a maker of spans that fails")
+        return sabotaged(self._inner.start(*args, **kwargs), self._fault)
+
 
 def sabotaged(span: Any, fault: str) -> Any:
     """The span, one of whose methods raises."""
@@ -451,7 +456,7 @@ def sabotaged(span: Any, fault: str) -> Any:
         raise RuntimeError("a span that fails")
 
     if fault == "set_attribute":
-        span.set_attribute = span.set_attributes = span.add_event = span.set_status = fail
+        span.set_attribute = span.set_attributes = span.put = span.add_event = span.set_status = fail
     elif fault == "end":
         span.end = fail
     elif fault == "get_span_context":
@@ -459,24 +464,33 @@ def sabotaged(span: Any, fault: str) -> Any:
     return span
 
 
-@pytest.fixture(params=["start_span", "set_attribute", "end", "get_span_context", "inject", "extract"])
+FAULTS = ["start_span", "set_attribute", "end", "get_span_context", "inject", "extract"]
+
+
+@pytest.fixture(params=[*FAULTS, *(f"quick {fault}" for fault in FAULTS[:4])])
 def fault(request: pytest.FixtureRequest, flows: Captured, monkeypatch: pytest.MonkeyPatch) -> str:
     """Something of ours that raises."""
     from opentelemetry import propagate
 
     from tracekit.messaging.scope import engine_in_use
 
-    name: str = request.param
+    parameter: str = request.param
+    quick, _, name = parameter.rpartition(" ")
     engine = engine_in_use()
     assert engine is not None
+    telemetry = engine.telemetry
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a propagator that fails")
 
     if name in ("inject", "extract"):
         monkeypatch.setattr(propagate, name, fail)
+    elif quick:
+        assert telemetry.quick is not None
+        monkeypatch.setattr(telemetry, "quick", Hostile(telemetry.quick, name))
     else:
-        monkeypatch.setattr(engine, "tracer", Hostile(engine.tracer, name))
+        monkeypatch.setattr(telemetry, "quick", None)
+        monkeypatch.setattr(telemetry, "tracer", Hostile(telemetry.tracer, name))
     return name
 
 

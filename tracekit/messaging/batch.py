@@ -57,15 +57,16 @@ class Batch(Nested):
         self.saved = base = sound(otel.get_current())
         destinations = Counter(message.destination for message in messages)
         destination = next(iter(destinations)) if len(destinations) == 1 else ""
-        reader = engine.reader_of(transport, messages[0].destination)
-        self._shape = shape = engine.shape(transport, reader, "process", "process", destination)
+        telemetry = engine.telemetry
+        reader = engine.receiver.reader_of(transport, messages[0].destination)
+        self._shape = shape = telemetry.shape(transport, reader, "process", "process", destination)
         self._arrived = [creation.Arrived(message) for message in messages]
         parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
         self._checkpoint = ours.Checkpoint()
         hub = ours.with_place(ours.Place(Pathway(NO_FLOW), self._checkpoint, scope=self), parent)
         shared = _shared(messages)
         self._start_ns = time.time_ns()
-        self.span = engine.tracer.start_span(
+        self.span = telemetry.tracer.start_span(
             shape.name,
             hub,
             shape.kind,
@@ -75,7 +76,7 @@ class Batch(Nested):
         )
         self.context = trace.set_span_in_context(self.span, hub)
         for arrived in self._arrived:
-            engine.waited(shape, arrived, self._start_ns, self.span.get_span_context())
+            telemetry.waited(shape, arrived, self._start_ns, self.span.get_span_context())
 
     def message(self, record: object) -> Process:
         """The processing of one message of the batch: a child span in that message's own flow."""
@@ -95,11 +96,12 @@ class Batch(Nested):
         finally:
             self.span.end(end_ns)
         here = self.span.get_span_context()
-        self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
+        telemetry = self._engine.telemetry
+        telemetry.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
             for arrived in self._arrived:
                 if arrived.pathway is not None:
-                    self._engine.flow_ended(arrived.pathway, end_ns, here, failure)
+                    telemetry.flow_ended(arrived.pathway, end_ns, here, failure)
 
 
 def _shared(messages: Sequence[Message]) -> dict[str, str | int | bool]:

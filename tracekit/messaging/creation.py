@@ -81,7 +81,7 @@ class Arrived:
 def linked(context: SpanContext, attributes: Mapping[str, str | int | bool] | None = None) -> Link:
     """The link to a creation context; one that came unsampled says so: its span exists nowhere."""
     if context.trace_flags.sampled:
-        return Link(context, attributes)
+        return Link(context, attributes or {})
     return Link(context, {**(attributes or {}), semconv.CONTEXT_SAMPLED: False})
 
 

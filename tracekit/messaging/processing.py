@@ -19,11 +19,14 @@ from tracekit.tracing.errors import outcome as outcome
 from tracekit.tracing.errors import record_error as record_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from tracekit.messaging.creation import Arrived
-    from tracekit.messaging.engine import Engine, ParentRule, Shape
+    from tracekit.messaging.engine import Engine, ParentRule
+    from tracekit.messaging.telemetry import Shape
     from tracekit.messaging.transport import Message, Source
     from tracekit.pathway import Pathway
 
@@ -36,10 +39,10 @@ class Process(Nested):
 
     __slots__ = (
         "_checkpoint",
-        "_engine",
         "_pathway",
         "_shape",
         "_start_ns",
+        "_telemetry",
         "record",
     )
 
@@ -54,32 +57,35 @@ class Process(Nested):
         *,
         waited: bool = True,
     ) -> None:
-        self._engine = engine
         self.record = record
         self.ended = False
         self.may_leak = False
         self.saved = base = sound(otel.get_current())
-        reader = client if client is not None else engine.reader_of(transport, message.destination)
-        self._shape = engine.shape(transport, reader, "process", "process", message.destination)
+        self._telemetry = telemetry = engine.telemetry
+        reader = client if client is not None else engine.receiver.reader_of(transport, message.destination)
+        self._shape = shape = telemetry.shape(transport, reader, "process", "process", message.destination)
         arrived = creation.Arrived(message)
         surrounding = ambient(base)
         rule = parent or engine.parent
-        self._pathway = pathway = _pathway(engine, self._shape, arrived, base if surrounding else None)
+        came = _pathway(arrived, base if surrounding else None)
+        self._pathway = pathway = came.advanced(telemetry.service, shape.step)
         self._checkpoint = ours.Checkpoint()
         place = ours.Place(pathway, self._checkpoint, arrived.traceparent, self)
-        around = ours.with_place(place, creation.with_baggage(arrived, base))
-        self._start_ns = time.time_ns()
-        self.span = engine.start(
-            self._shape,
-            _parent(around, surrounding, arrived, rule),
-            _attributes(self._shape, message, arrived, pathway),
+        around = creation.with_baggage(arrived, base)
+        self._start_ns = start_ns = time.time_ns()
+        self.span = span = telemetry.start(
+            shape,
+            _parent(surrounding, arrived, rule),
+            _attributes(shape, message, arrived, pathway),
             _links(surrounding, arrived, rule),
-            self._start_ns,
+            start_ns,
             pathway,
+            around,
+            place,
         )
-        self.context = trace.set_span_in_context(self.span, around)
+        self.context = ours.within(span, place, around)
         if waited:  # in a batch, the batch has said it already
-            engine.waited(self._shape, arrived, self._start_ns, self.span.get_span_context())
+            telemetry.waited(shape, arrived, start_ns, span.get_span_context())
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The message is done, or failed with `error`, or (`leaked`) nobody said when it was done."""
@@ -99,9 +105,9 @@ class Process(Nested):
         if leaked:  # its duration says nothing about the work
             return
         here = self.span.get_span_context()
-        self._engine.processed(self._shape, end_ns - self._start_ns, here, failure)
+        self._telemetry.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
-            self._engine.flow_ended(self._pathway, end_ns, here, failure)
+            self._telemetry.flow_ended(self._pathway, end_ns, here, failure)
 
 
 def current_process(context: Context | None = None) -> Process | None:
@@ -119,28 +125,26 @@ def ambient(context: Context) -> Span | None:
     return None if isinstance(span, ReadableSpan) and span.end_time is not None else span
 
 
-def _pathway(engine: Engine, shape: Shape, arrived: Arrived, surrounding: Context | None) -> Pathway:
+def _pathway(arrived: Arrived, surrounding: Context | None) -> Pathway:
     """The message's place in its flow, whatever its parent is; without one, the surroundings'."""
     pathway = arrived.pathway
-    if pathway is None:
-        pathway = ours.pathway_of(surrounding) if surrounding is not None else creation.beginning()
-    if pathway is None:
-        pathway = creation.beginning()
-    return pathway.advanced(engine.service, shape.step)
+    if pathway is None and surrounding is not None:
+        pathway = ours.pathway_of(surrounding)
+    return creation.beginning() if pathway is None else pathway
 
 
-def _parent(base: Context, surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> Context:
+def _parent(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> Span:
     if rule == "link":
-        return trace.set_span_in_context(INVALID_SPAN, base)
+        return INVALID_SPAN
     if arrived.is_known and (rule == "message" or surrounding is None):
-        return trace.set_span_in_context(NonRecordingSpan(arrived.context), base)
-    return base if surrounding is not None else trace.set_span_in_context(INVALID_SPAN, base)
+        return NonRecordingSpan(arrived.context)
+    return INVALID_SPAN if surrounding is None else surrounding
 
 
-def _links(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> list[Link] | None:
+def _links(surrounding: Span | None, arrived: Arrived, rule: ParentRule) -> Sequence[Link]:
     """A link to the creation context always, and one to the ambient span that is not the parent."""
     if not arrived.is_known:
-        return None
+        return ()
     links = [creation.linked(arrived.context)]
     if rule == "message" and surrounding is not None:
         links.append(Link(surrounding.get_span_context()))

@@ -6,7 +6,7 @@ and does no I/O. A new broker is one class of this shape in `tracekit/transports
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
@@ -23,8 +23,11 @@ Call: TypeAlias = Mapping[str, object]
 Facts: TypeAlias = Mapping[str, str | int | bool]
 """Attributes by their names in the conventions."""
 
-Answered: TypeAlias = Callable[[object, BaseException | None], None]
-"""What the engine wants to hear of the broker's answer: the answer, or why there is none."""
+
+class Answered(Protocol):
+    """What the engine wants to hear of the broker's answer: the answer, or why there is none."""
+
+    def __call__(self, answer: object, error: BaseException | None = None, /) -> None: ...
 
 
 class Message(NamedTuple):

@@ -15,7 +15,7 @@ from tracekit import context as ours
 from tracekit import semconv
 from tracekit.guard import shielded, swallow
 from tracekit.pathway import Pathway
-from tracekit.tracing.prefilled import watch_starts
+from tracekit.tracing.quick import watch_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class FlowProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self.active:
             return
-        if parent_context.__class__ is not ours.Told:
+        if ours.remembered(span) is None:  # else whoever began it has told it
             try:
                 self._tell(span, parent_context)
             except Exception as error:  # noqa: BLE001 - the shield of a hot path

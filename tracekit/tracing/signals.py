@@ -23,6 +23,7 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace import TracerProvider, sampling
 from opentelemetry.trace import NoOpTracerProvider
 
@@ -30,10 +31,10 @@ from tracekit import semconv
 from tracekit.guard import dropped, shielded
 from tracekit.tracing.cells import Cells
 from tracekit.tracing.joining import missing
-from tracekit.tracing.prefilled import can_prefill
 from tracekit.tracing.processors import FlowProcessor, ShieldedSampler, watch_forks
 from tracekit.tracing.propagator import DEFAULT_NAMES, composite
 from tracekit.tracing.providers import Providers
+from tracekit.tracing.quick import QuickSpans, can_be_quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -114,11 +115,11 @@ class Signals:
         if not providers.owns_traces:
             processors = missing(processors, target)
         self._processor = processor = FlowProcessor(service, processors)
-        self._prefills = False
+        self._can_be_quick = False
         if providers.owns_traces:
             sampler = _sampler()
             # OpenTelemetry's own samplers look at no attributes; others may decide by them.
-            self._prefills = not isinstance(sampler, ShieldedSampler) and can_prefill()
+            self._can_be_quick = not isinstance(sampler, ShieldedSampler) and can_be_quick()
             target = TracerProvider(sampler, resource, shutdown_on_exit=False)
             providers.traces.switch(target, processor)
             self._give_back.append(lambda: providers.traces.switch(NoOpTracerProvider(), None))
@@ -131,9 +132,11 @@ class Signals:
             self._shut_down.append(processor.shutdown)
             self._flush.append(processor.force_flush)
 
-    def prefills(self) -> bool:
-        """Whether attributes may be put on a span after its start: nobody looks at it before."""
-        return self._prefills and not self._processor.is_watched
+    def quick(self, tracer: Tracer) -> QuickSpans | None:
+        """What begins spans in the tracer's stead, where that may be."""
+        if not self._can_be_quick or not isinstance(tracer, SdkTracer):
+            return None
+        return QuickSpans(tracer, self._processor)
 
     def tracer(self, name: str) -> Tracer:
         """A tracer for as long as these signals are set up, without a detour over what delegates."""

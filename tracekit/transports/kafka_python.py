@@ -78,7 +78,7 @@ class KafkaPython:
         if not isinstance(result, Future):
             return False
         # By the base class: this callback is ours, and needs nobody's context.
-        Future.add_callback(result, lambda answer: answered(answer, None))
+        Future.add_callback(result, answered)
         Future.add_errback(result, functools.partial(answered, None))
         return True
 

@@ -1,0 +1,154 @@
+"""Sends and settles: from the call to the broker's answer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.sdk.trace import Span as SdkSpan
+
+from tracekit import context as ours
+from tracekit import semconv
+from tracekit.guard import count_drop, shielded, swallow
+from tracekit.messaging import creation
+from tracekit.messaging.nesting import sound
+from tracekit.tracing.errors import record_error
+from tracekit.tracing.quick import QuickSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from tracekit.messaging.telemetry import Shape, Telemetry
+    from tracekit.messaging.transport import Call, Headers, Hook, Message, Transport
+
+
+class Sending:
+    """One send or settle under way. Called with the broker's answer, in whatever thread that comes."""
+
+    __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_stamped")
+
+    def __init__(
+        self, telemetry: Telemetry, transport: Transport, call: Call, shape: Shape, span: Span, start_ns: int
+    ) -> None:
+        self._telemetry = telemetry
+        self._transport = transport
+        self._shape = shape
+        self._span = span
+        self._start_ns = start_ns
+        self.call = call
+        self.is_stamped = False
+        """Whether the call carries our headers."""
+
+    def is_to_blame(self, error: Exception) -> bool:
+        """Whether the client refused a message for its size, and our headers may be why.
+
+        Nothing was sent then. The message goes once more, as it was given.
+        """
+        with shielded("a message that was refused"):
+            if self.is_stamped and self._transport.is_oversized(error):
+                self.is_stamped = False
+                count_drop("oversized", "context that made a message too large")
+                self._span.set_attribute(semconv.DROP_REASON, "oversized")
+                self._span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+                return True
+        return False
+
+    def __call__(self, answer: object, error: BaseException | None = None) -> None:
+        try:
+            self._answered(answer, error)
+        except Exception as failure:  # noqa: BLE001 - the shield of a hot path
+            swallow("the broker's answer", failure)
+
+    def _answered(self, answer: object, error: BaseException | None) -> None:
+        end_ns = time.time_ns()
+        span, shape, telemetry = self._span, self._shape, self._telemetry
+        failure = ""
+        try:
+            if error is not None:
+                failure = type(error).__name__
+                record_error(span, error)
+            elif isinstance(span, QuickSpan):
+                span.put(self._transport.answer(self.call, answer))
+            elif isinstance(span, SdkSpan):
+                span.set_attributes(self._transport.answer(self.call, answer))
+        finally:
+            span.end(end_ns)
+        telemetry.operated(shape, end_ns - self._start_ns, span.get_span_context(), failure)
+        if shape.labels[semconv.MESSAGING_OPERATION_TYPE] == "send":
+            shape.count(telemetry.instruments.sent_messages, 1, failure)
+
+
+def send(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> Sending | None:
+    """Begin the send of one message, with our headers on it; None where the call is none.
+
+    A message that has a creation context of its own keeps it, and its span has a link to there.
+    """
+    messages = transport.outgoing(call)
+    if len(messages) != 1:
+        return None
+    (message,) = messages
+    context = sound(otel.get_current())
+    kept = creation.kept(message.headers, context)
+    shape = telemetry.shape(
+        transport, call["self"], "send", hook.name, message.destination, own_context=kept is None
+    )
+    start_ns = time.time_ns()
+    attributes = dict(shape.attributes)
+    if message.id is not None:
+        attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
+    span = telemetry.start(
+        shape,
+        trace.get_current_span(context),
+        attributes,
+        () if kept is None else [creation.linked(kept)],
+        start_ns,
+        ours.pathway_of(context),
+        context,
+    )
+    checkpoint = ours.checkpoint_of(context)
+    if checkpoint is not None:
+        checkpoint.sent = True
+    sending = Sending(telemetry, transport, call, shape, span, start_ns)
+    if kept is None:
+        headers = _fitting(message, span, context, shape.step)
+        if headers is not None:
+            sending.call = transport.stamp(call, [headers])
+            sending.is_stamped = True
+    return sending
+
+
+def settle(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> Sending:
+    """Begin a commit, an acknowledgement or the like."""
+    destinations = {message.destination for message in transport.outgoing(call)}
+    destination = destinations.pop() if len(destinations) == 1 else ""
+    shape = telemetry.shape(transport, call["self"], "settle", hook.name, destination)
+    context = sound(otel.get_current())
+    start_ns = time.time_ns()
+    span = telemetry.tracer.start_span(shape.name, context, shape.kind, shape.attributes, None, start_ns)
+    return Sending(telemetry, transport, call, shape, span, start_ns)
+
+
+def _fitting(message: Message, span: Span, context: Context, step: str) -> Headers | None:
+    """The message's headers with ours, as far as they fit; None where none of ours does.
+
+    What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
+    """
+    headers = creation.headers_of(span, step, context)
+    if message.room is not None:
+        left_out = creation.trim(headers, message.room)
+        if left_out:
+            count_drop("size", "context that does not fit on a message", len(left_out))
+            span.set_attribute(semconv.DROP_REASON, "size")
+            if creation.TRACEPARENT in left_out:
+                span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+    if not headers:
+        return None
+    if not message.headers:
+        return [*headers.items()]
+    return [
+        *((name, value) for name, value in message.headers if name not in headers),
+        *headers.items(),
+    ]
