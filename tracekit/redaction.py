@@ -9,12 +9,15 @@ from __future__ import annotations
 import datetime
 import decimal
 import functools
+import operator
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, cast
+from itertools import islice
+from types import MappingProxyType, NoneType
+from typing import Any, Final, TypeAlias
 
 from tracekit.guard import count_drop, shielded
 
@@ -79,8 +82,16 @@ _HARMLESS: Final = (
     decimal.Decimal,
     uuid.UUID,
 )
+# Iterated as their own classes have it, not as a subclass may: that could be endless, or wait for a disk.
+_SEQUENCES: Final[tuple[type[Collection[object]], ...]] = (list, tuple, set, frozenset, deque)
+_NUMBERS: Final = frozenset({NoneType, bool, int, float})
+_CARD_MIN, _CARD_MAX = 10**12, 10**19
 _MAX_DEPTH: Final = 16
-_MAX_CONTAINERS: Final = 2_000
+_MAX_KEY: Final = 200
+_MAX_REPR: Final = 1_000_000
+_MAX_WORK: Final = 100_000
+"""What one value may cost, some 100 ms: 1 for a number, 10 for a text or a pair, 50 for what holds others."""
+_PAIR: Final = 10
 
 
 def without_assignments(text: str) -> str:
@@ -131,13 +142,23 @@ def _matches(pattern: re.Pattern[str], key: str) -> bool:
     return pattern.search(key) is not None
 
 
-class _Budget:
-    """How many containers and objects one call still looks into: a line may hold a list that holds itself."""
+class _Work:
+    """How much one call may still look at: it is the application that waits for it."""
 
     __slots__ = ("left",)
 
     def __init__(self) -> None:
-        self.left = _MAX_CONTAINERS
+        self.left = _MAX_WORK
+
+    def affords(self, value: object, at_least: int = 1) -> bool:
+        """Whether there is something left for this value; then it is spent."""
+        if self.left < 0:
+            return False
+        cost = 1 if type(value) in _NUMBERS else _PAIR if isinstance(value, str) else 50
+        self.left -= max(cost, at_least)
+        if self.left < 0:
+            count_drop("internal", "a value too large to look through for secrets")
+        return self.left >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +183,21 @@ class Redactor:
     def value(self, value: object, key: object = "") -> object:
         """The value as it may be shown under this key; the same object where there is nothing to hide.
 
-        Looks into mappings, sequences, sets, bytes and pairs (name, value). Of any other object it
-        looks at its repr, and gives that, redacted, in the object's place if it holds a secret.
+        Looks into dicts, lists, tuples, sets, deques, bytes and pairs (name, value), as far as
+        `_MAX_WORK` goes: FAILED stands for the rest. Of any other object it looks at its repr, and
+        gives that, redacted, in the object's place if it holds a secret, or FAILED if it is too long.
         """
         if isinstance(value, str):
             return self._str(value, key)
         with shielded("redaction"):
-            return self._value(value, key, _Budget(), 0)
+            return self._value(value, key, _Work(), 0)
         return FAILED
 
     def items(self, values: Mapping[str, object]) -> dict[str, object]:
         """The mapping as it may be shown, as a new dict. A value that fails fails alone."""
         return {key: self.value(value, key) for key, value in values.items()}
 
-    def _value(self, value: object, key: object, budget: _Budget, depth: int) -> object:
+    def _value(self, value: object, key: object, work: _Work, depth: int) -> object:
         if value is None or isinstance(value, _HARMLESS):
             return value if value is None or isinstance(value, bool) or not self._is_secret(key) else REDACTED
         if isinstance(value, str):
@@ -183,22 +205,31 @@ class Redactor:
         if self._is_secret(key):
             return REDACTED
         if isinstance(value, int):
-            return REDACTED if value > 10**12 and self._hides(str(value)) else value
+            return REDACTED if _CARD_MIN <= value < _CARD_MAX and self._hides(str(value)) else value
         if isinstance(value, bytes | bytearray):
             found = bytes(value).decode("latin-1")
             hidden = self.text(found)
             return value if hidden == found else hidden.encode("latin-1", "replace")
-        budget.left -= 1
-        if budget.left < 0 or depth >= _MAX_DEPTH:
-            count_drop("internal", "a value too large to look through for secrets")
+        if isinstance(value, (dict, MappingProxyType, *_SEQUENCES)) and depth >= _MAX_DEPTH:
+            count_drop("internal", "a value too deep to look through for secrets")
             return FAILED
-        if isinstance(value, Mapping):
-            return self._mapping(cast("Mapping[object, object]", value), budget, depth + 1)
-        if isinstance(value, Sequence | AbstractSet):
-            return self._sequence(cast("Sequence[object]", value), budget, depth + 1)
-        shown = repr(value)
-        hidden = self.text(shown)
-        return value if hidden == shown else hidden
+        if isinstance(value, dict):
+            return self._mapping(value, dict.items(value), work, depth + 1)
+        if isinstance(value, MappingProxyType):
+            return self._mapping(value, value.items(), work, depth + 1)
+        for kind in _SEQUENCES:
+            if isinstance(value, kind):
+                return self._sequence(
+                    value, list(islice(kind.__iter__(value), work.left + 1)), work, depth + 1
+                )
+        with shielded("redaction"):
+            shown = repr(value)
+            if len(shown) > _MAX_REPR:
+                count_drop("internal", "an object too large to look through for secrets")
+                return FAILED
+            hidden = self.text(shown)
+            return value if hidden == shown else hidden
+        return FAILED
 
     def _str(self, value: str, key: object) -> str:
         if self._is_secret(key):
@@ -206,28 +237,38 @@ class Redactor:
         hidden = self.text(value)
         return value if hidden == value else hidden
 
-    def _mapping(self, values: Mapping[object, object], budget: _Budget, depth: int) -> object:
-        hidden = {key: self._value(value, key, budget, depth) for key, value in values.items()}
-        return hidden if any(hidden[key] is not value for key, value in values.items()) else values
+    def _mapping(self, values: object, pairs: Collection[Any], work: _Work, depth: int) -> object:
+        after: dict[object, object] = {}
+        same = True
+        for key, value in list(islice(pairs, work.left // _PAIR + 1)):
+            if not work.affords(value, _PAIR):
+                after[FAILED] = FAILED
+                return after
+            after[key] = self._value(value, key, work, depth)
+            same = same and after[key] is value
+        return values if same else after
 
-    def _sequence(
-        self, values: Sequence[object] | AbstractSet[object], budget: _Budget, depth: int
-    ) -> object:
-        before = list(values)
-        if len(before) == 2 and isinstance(values, tuple) and self._is_secret(before[0]):
-            after: list[object] = [before[0], REDACTED]
-        else:
-            after = [self._value(value, "", budget, depth) for value in before]
-        if all(new is old for new, old in zip(after, before, strict=True)):
+    def _sequence(self, values: object, items: list[object], work: _Work, depth: int) -> object:
+        after: list[object] = []
+        for item in items:
+            if not work.affords(item):
+                after.append(FAILED)
+                break
+            # Most of what is long holds numbers: these need no more than a look.
+            is_plain = type(item) is float or (type(item) is int and item < _CARD_MIN)
+            after.append(item if is_plain else self._value(item, "", work, depth))
+        if isinstance(values, tuple) and len(items) == 2 and self._is_secret(items[0]):
+            after[1:] = [REDACTED]
+        if len(after) == len(items) and all(map(operator.is_, after, items)):
             return values
-        if isinstance(values, AbstractSet):
+        if isinstance(values, set | frozenset):
             return set(after)
         return tuple(after) if isinstance(values, tuple) else after
 
     def _is_secret(self, key: object) -> bool:
         if isinstance(key, bytes):
             key = key.decode("latin-1")
-        return isinstance(key, str) and _matches(self.keys, key)
+        return isinstance(key, str) and _matches(self.keys, key[-_MAX_KEY:])
 
     def _hides(self, text: str) -> bool:
         return self.text(text) != text

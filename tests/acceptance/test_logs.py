@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -704,6 +705,30 @@ def test_of_a_huge_value_the_first_items_are_exported(
     (_, of_list), (_, of_dict) = exported.lines
     assert of_list["huge"] == (*[1] * 10_000, "<too large>")
     assert len(cast("dict[str, object]", of_dict["huge"])) == 10_001
+
+
+class Shelf(Mapping[str, object]):
+    """A mapping whose items lie elsewhere: asking for one may take long."""
+
+    def __getitem__(self, name: str) -> object:
+        raise AssertionError("an item was asked for")
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("the names were asked for")
+
+    def __len__(self) -> int:
+        raise AssertionError("the length was asked for")
+
+
+def test_what_has_no_end_or_lies_elsewhere_is_not_looked_through(
+    lines: list[dict[str, Any]], instrumented: None, exported: Exported
+) -> None:
+    shelf, numbers = Shelf(), range(10**12)
+
+    structlog.get_logger().info("stored", shelf=shelf, numbers=numbers)
+
+    assert lines == [{"event": "stored", "shelf": shelf, "numbers": numbers}]
+    assert exported.lines == [("stored", {"shelf": f"<{__name__}.Shelf>", "numbers": "<range>"})]
 
 
 def test_a_record_whose_arguments_do_not_fit_is_exported_as_it_is() -> None:

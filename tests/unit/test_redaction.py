@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import re
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -19,7 +22,7 @@ from tracekit import guard
 from tracekit.redaction import FAILED, REDACTED, REDACTOR, Redactor, without_emails
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 CARD = "4111 1111 1111 1111"
@@ -189,6 +192,19 @@ class Hostile:
 
 def test_an_object_that_cannot_be_looked_at_fails_alone(shielding: None) -> None:
     assert REDACTOR.items({"bad": Hostile(), "good": "x"}) == {"bad": FAILED, "good": "x"}
+    assert REDACTOR.value(["x", Hostile(), {"bad": Hostile()}]) == ["x", FAILED, {"bad": FAILED}]
+
+
+@dataclass
+class Loaded:
+    rows: list[int]
+
+
+def test_an_object_whose_repr_is_huge_is_hidden(shielding: None) -> None:
+    loaded = [Loaded([1] * 100), Loaded([1] * 10**6)]
+
+    assert REDACTOR.value(loaded) == [loaded[0], FAILED]
+    assert guard.dropped() == {"internal": 1}
 
 
 def endless() -> object:
@@ -208,6 +224,88 @@ def exponential() -> object:
 def test_a_value_too_large_to_look_through_ends(make: Callable[[], object], shielding: None) -> None:
     assert FAILED in repr(REDACTOR.value(make()))
     assert set(guard.dropped()) == {"internal"}
+
+
+class Unending(Sequence[int]):
+    """As a lazy sequence is: it is not known what asking for an item costs."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+    def __getitem__(self, at: Any) -> Any:
+        return at
+
+
+class UnendingList(list[int]):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
+
+
+class UnendingDict(dict[str, int]):
+    def __iter__(self) -> Iterator[str]:
+        return map(str, itertools.count())
+
+    def items(self) -> Any:
+        return ((name, 1) for name in self)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [range(10**12), Unending(), UnendingList([1]), UnendingDict(a=1), itertools.count(), 10**5000],
+    ids=["range", "sequence", "list", "dict", "iterator", "integer"],
+)
+def test_what_has_no_end_is_not_walked(value: object) -> None:
+    assert REDACTOR.value(value, "detail") is value
+    assert REDACTOR.value([value], "detail") == [value]
+
+
+class Level(enum.IntEnum):
+    """An int that ranges do not know."""
+
+    CARD = 4111111111111111
+
+
+def test_a_card_number_by_name_is_hidden() -> None:
+    assert REDACTOR.value([Level.CARD, 4111111111111111]) == [REDACTED, REDACTED]
+
+
+@pytest.mark.parametrize(
+    ("many", "looked_at"),
+    [
+        pytest.param([1] * 10**7, 100_000, id="numbers"),
+        pytest.param(["x"] * 10**6, 10_000, id="texts"),
+        pytest.param([{"password": "x"}] * 10**6, 2_000, id="dicts"),
+        pytest.param(deque([b"x"] * 10**6), 2_000, id="bytes"),
+    ],
+)
+def test_of_a_long_sequence_the_first_items_are_looked_at(
+    many: Collection[object], looked_at: int, shielding: None
+) -> None:
+    began = time.perf_counter()
+    shown = REDACTOR.value(many)
+    took = time.perf_counter() - began
+
+    assert isinstance(shown, list)
+    assert len(shown) <= looked_at + 1
+    assert shown[-1] == FAILED
+    assert shown[0] == REDACTOR.value(next(iter(many)))
+    assert guard.dropped() == {"internal": 1}
+    assert took < 5  # all of them took twenty
+
+
+def test_of_a_large_dict_the_first_pairs_are_looked_at(shielding: None) -> None:
+    shown = REDACTOR.value(dict.fromkeys(range(10**6), "x"))
+
+    looked_at: dict[object, str] = dict.fromkeys(range(10_000), "x")
+    assert shown == looked_at | {FAILED: FAILED}
+    assert guard.dropped() == {"internal": 1}
+
+
+def test_of_a_value_with_many_parts_all_together_are_limited(shielding: None) -> None:
+    shown = REDACTOR.value([[{"n": 1}] * 1_000] * 1_000)
+
+    assert isinstance(shown, list)
+    assert sum(len(inner) for inner in shown) < 3_000
 
 
 @given(st.text(alphabet=st.sampled_from("password=token:'\"[] redc&;,@/41-eyJ.\nBearer ")))

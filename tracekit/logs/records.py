@@ -212,10 +212,11 @@ def _plain(value: object, depth: int, left: _Left) -> object:
         return f"{_type_name(value)}: {_text(value)}"
     if next(left.containers, None) is None or depth >= _MAX_DEPTH:
         return _TOO_LARGE
-    if isinstance(value, Mapping):
-        pairs = [pair for pair, _ in zip(value.items(), left.items, strict=False)]
+    if isinstance(value, dict):  # any other mapping may be endless, or ask a disk for its items
+        own = dict.items(value)
+        pairs = [pair for pair, _ in zip(own, left.items, strict=False)]
         found = {_text(name) or "''": _plain(item, depth + 1, left) for name, item in pairs}
-        return found if len(pairs) == len(value) else {**found, _TOO_LARGE: True}
+        return found if len(pairs) == len(own) else {**found, _TOO_LARGE: True}
     # A named tuple may be a message (aiokafka's headers and positions are), so it is an object.
     if type(value) in (list, tuple, set, frozenset):
         given = cast("Collection[object]", value)
