@@ -626,6 +626,102 @@ def test_case_32_what_is_polled_in_a_thread_is_processed_in_the_task(
     assert [record for record in caplog.records if "detach" in record.getMessage().lower()] == []
 
 
+# -- what a handler begins and does not wait for ------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["task", "thread"])
+def test_what_outlives_its_handler_sends_in_its_flow(way: str, topic: Topic, flows: Captured) -> None:
+    topic.put(headers=context_headers())
+    (record,) = topic.polled(1)
+    further: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="further")
+
+    go = threading.Event()
+
+    def later() -> None:
+        assert go.wait(PATIENCE_S)
+        topic.producer.send(topic.name, b"an order").get(PATIENCE_S)
+        further.put("a mail")
+
+    async def later_async() -> None:
+        while not go.is_set():
+            await asyncio.sleep(0)
+        later()
+
+    async def main() -> None:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            async with tracekit.process(record):
+                if way == "task":
+                    begun: Any = asyncio.create_task(later_async())
+                else:
+                    begun = asyncio.wrap_future(pool.submit(tracekit.carry(later)))
+            go.set()  # the processing has ended
+            await begun
+
+    asyncio.run(main())
+    with further.item(PATIENCE_S):
+        pass
+
+    ended = named(flows, f"process {topic.name}")
+    sent, taken = named(flows, f"send {topic.name}"), named(flows, "process further")
+    assert [(one.trace_id, one.parent_id) for one in (sent, taken)] == [(ended.trace_id, ended.span_id)] * 2
+    assert {span.attributes["tracekit.flow.id"] for span in flows.spans} == {ended.trace_id}
+
+
+def test_a_turn_that_leaked_is_no_place_to_go_on_from(topic: Topic, flows: Captured) -> None:
+    topic.put(headers=context_headers())
+    further: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="further")
+    consumer = topic.consumer()
+
+    def work() -> None:
+        kept = iter(consumer)
+        next(kept)
+        poll = threading.Thread(target=lambda: consumer.poll(timeout_ms=0))  # ends the turn, from elsewhere
+        poll.start()
+        poll.join(PATIENCE_S)
+        topic.send()
+        further.put("a mail")
+        del kept
+
+    contextvars.copy_context().run(work)
+    with further.item(PATIENCE_S):
+        pass
+
+    assert named(flows, f"process {topic.name}").attributes["tracekit.leaked"] is True
+    assert [named(flows, name).parent_id for name in (f"send {topic.name}", "process further")] == [None] * 2
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+def test_a_worker_born_in_a_handler_serves_each_message_in_its_own_flow(sampler: str, topic: Topic) -> None:
+    topic.put(headers=context_headers(f"00-{'1' * 32}-{'2' * 16}-01", baggage="user=ada"))
+    topic.put(b"second", b"third")
+    first, *others = topic.polled(3)
+    seen: list[tuple[str, object]] = []
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def drain() -> None:
+            await go.wait()
+            for record in others:
+                with tracekit.process(record):
+                    span = trace.get_current_span().get_span_context()
+                    seen.append((trace.format_trace_id(span.trace_id), baggage.get_baggage("user")))
+                assert here() == born
+
+        async with tracekit.process(first):
+            born = here()
+            worker = asyncio.create_task(drain())
+            await asyncio.sleep(0)
+        go.set()
+        await worker
+
+    with capture(environment={"OTEL_TRACES_SAMPLER": sampler}):
+        asyncio.run(main())
+
+    assert len({"1" * 32, *(trace_id for trace_id, _ in seen)}) == 3
+    assert [user for _, user in seen] == [None, None]
+
+
 # -- handlers that interleave -----------------------------------------------------------------------
 
 

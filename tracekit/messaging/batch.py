@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.nesting import Nested, sound
+from tracekit.messaging.nesting import Nested, outside
 from tracekit.messaging.processing import Process, ambient, outcome
 from tracekit.pathway import NO_FLOW, Pathway
 
@@ -54,7 +54,8 @@ class Batch(Nested):
         self._records = records
         self.ended = False
         self.may_leak = False
-        self.saved = base = sound(otel.get_current())
+        self.saved = otel.get_current()
+        base = outside(self.saved)
         destinations = Counter(message.destination for message in messages)
         destination = next(iter(destinations)) if len(destinations) == 1 else ""
         telemetry = engine.telemetry

@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan
 from tracekit import context as ours
 from tracekit.guard import shielded
 from tracekit.messaging import creation
-from tracekit.messaging.nesting import Nested, sound
+from tracekit.messaging.nesting import Nested, outside
 from tracekit.patching import when_imported
 
 if TYPE_CHECKING:
@@ -149,11 +149,11 @@ class ContribTurn(Nested):
         self.record = record
         self.ended = False
         self.may_leak = False
-        self.saved = sound(otel.get_current())
+        self.saved = otel.get_current()
         arrived = creation.Arrived(message)
         received = _received.get()
         place = ours.Place(arrived.pathway, ours.Checkpoint(), arrived.traceparent, self)
-        self.context = ours.with_place(place, creation.with_baggage(arrived, self.saved))
+        self.context = ours.with_place(place, creation.with_baggage(arrived, outside(self.saved)))
         if received is not None and received[0] is record:
             self.context = trace.set_span_in_context(NonRecordingSpan(received[1]), self.context)
         self.span = trace.get_current_span(self.context)

@@ -8,9 +8,12 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
+from opentelemetry import context as otel
+
 from tracekit import context as ours
 from tracekit.guard import shielded
 from tracekit.messaging.engine import is_suppressed
+from tracekit.messaging.nesting import sound
 from tracekit.messaging.processing import Process
 from tracekit.messaging.scope import engine_in_use
 from tracekit.messaging.transport import Facts, Headers, Message
@@ -147,10 +150,11 @@ class TracedQueue(Generic[Item]):
 
     def _context(self) -> Headers:
         with shielded("the context of an item"):
-            checkpoint = ours.checkpoint_of()
+            context = sound(otel.get_current())
+            checkpoint = ours.checkpoint_of(context)
             if checkpoint is not None:
                 checkpoint.sent = True
-            return list(ours.headers_of(ours.with_step(f"send {SYSTEM} {self.name}")).items())
+            return list(ours.headers_of(ours.with_step(f"send {SYSTEM} {self.name}", context)).items())
         return ()
 
 

@@ -84,6 +84,7 @@ class ConsumerLoop:
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.leave()
+            turn.left = False  # nobody said where it ended: it is no place to go on from
             turn.end(leaked=True)
 
     def _end(self, error: BaseException | None = None) -> None:

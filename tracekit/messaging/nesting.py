@@ -22,14 +22,16 @@ class Nested:
     """What is in process: a message, a batch. Its context is current from `enter` to `leave`.
 
     `context` says so by its place. `saved` is the context around it, `span` its own, `ended` whether
-    its work is over, and `may_leak` whether nobody is bound to end it: a turn of a loop that was not
+    its work is over, `left` whether its context is current only where it was copied from then on (a
+    task, a thread), and `may_leak` whether nobody is bound to end it: a turn of a loop that was not
     entered by `with`.
     """
 
-    __slots__ = ("context", "ended", "may_leak", "saved", "span")
+    __slots__ = ("context", "ended", "left", "may_leak", "saved", "span")
 
     context: Context
     ended: bool
+    left: bool
     may_leak: bool
     saved: Context
     span: Span
@@ -40,12 +42,14 @@ class Nested:
 
     def enter(self) -> None:
         """Make its context current."""
+        self.left = False
         otel.attach(self.context)
 
     def leave(self) -> None:
         """Set the context back that was current before, where ours still is; in another task or
         thread there is nothing to set back."""
         if ours.place_of().scope is self:
+            self.left = True
             otel.attach(sound(self.saved))
         else:
             self._leave_below()
@@ -65,6 +69,7 @@ class Nested:
             goes_in_step = goes_in_step and above.may_leak
             below = scope_of(above.saved)
             if below is self:
+                self.left = True
                 above.saved = self.saved
                 if goes_in_step:
                     otel.attach(sound(self.saved))
@@ -79,7 +84,24 @@ def scope_of(context: Context) -> Nested | None:
 
 
 def sound(context: Context) -> Context:
-    """The context without scopes that have ended but were never left (a leaked iterator)."""
+    """The context without scopes that have ended but were never left (a leaked iterator).
+
+    What a handler began and did not wait for (a task, a thread) goes on in its flow.
+    """
+    scope = scope_of(context)
+    while (
+        scope is not None and scope.ended and not scope.left and trace.get_current_span(context) is scope.span
+    ):
+        context = scope.saved
+        scope = scope_of(context)
+    return context
+
+
+def outside(context: Context) -> Context:
+    """The context outside of scopes that have ended: nothing is processed inside of them.
+
+    Not even in a worker that was born there.
+    """
     scope = scope_of(context)
     while scope is not None and scope.ended and trace.get_current_span(context) is scope.span:
         context = scope.saved

@@ -13,8 +13,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.nesting import Nested
-from tracekit.messaging.nesting import sound as sound
+from tracekit.messaging.nesting import Nested, outside
 from tracekit.tracing.errors import outcome as outcome
 from tracekit.tracing.errors import record_error as record_error
 
@@ -60,7 +59,8 @@ class Process(Nested):
         self.record = record
         self.ended = False
         self.may_leak = False
-        self.saved = base = sound(otel.get_current())
+        self.saved = otel.get_current()
+        base = outside(self.saved)
         self._telemetry = telemetry = engine.telemetry
         reader = client if client is not None else engine.receiver.reader_of(transport, message.destination)
         self._shape = shape = telemetry.shape(transport, reader, "process", "process", message.destination)

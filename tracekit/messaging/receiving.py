@@ -14,7 +14,7 @@ from opentelemetry import trace
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.nesting import sound
+from tracekit.messaging.nesting import outside
 from tracekit.pathway import NO_FLOW, Pathway
 from tracekit.tracing.errors import record_error
 
@@ -96,5 +96,5 @@ class Receiver:
         self, shape: Shape, attributes: Mapping[str, str | int | bool], links: Sequence[Link], start_ns: int
     ) -> Span:
         """A span that has several flows to serve, or none: a hub, started after the fact."""
-        context = ours.with_pathway(Pathway(NO_FLOW), sound(otel.get_current()))
+        context = ours.with_pathway(Pathway(NO_FLOW), outside(otel.get_current()))
         return self._telemetry.tracer.start_span(shape.name, context, shape.kind, attributes, links, start_ns)
