@@ -71,6 +71,7 @@ class Handle:
         self._undone = False
         self._counted = counted
         self._unhush = hush() if counted else None
+        self._flushing: threading.Thread | None = None
 
     @property
     def is_active(self) -> bool:
@@ -81,12 +82,18 @@ class Handle:
         """Send what is unsent; whether all of it went out within the time, in seconds.
 
         Never takes longer: OpenTelemetry's own flush waits for a hung exporter for minutes
-        (opentelemetry-python#4568).
+        (opentelemetry-python#4568). While one of ours still waits there, another waits for that one.
         """
         if self._signals is None:
             return True
+        until = time.monotonic() + timeout_s
         lost = dropped().get("export", 0)
-        done = _within(timeout_s, functools.partial(self._signals.flush, timeout_s))
+        if self._flushing is not None:
+            self._flushing.join(timeout_s)
+            if self._flushing.is_alive():
+                return False
+        left_s = max(0.0, until - time.monotonic())
+        done, self._flushing = _within(left_s, functools.partial(self._signals.flush, left_s))
         return done and dropped().get("export", 0) == lost
 
     def undo(self, timeout_s: float = _EXIT_S) -> None:
@@ -311,7 +318,7 @@ def _destination(settings: Settings, joined: Sequence[str]) -> str:
         return f"{shown} (nobody listens there yet)"
 
 
-def _within(timeout_s: float, action: Callable[[], object]) -> bool:
+def _within(timeout_s: float, action: Callable[[], object]) -> tuple[bool, threading.Thread]:
     """Do it in at most so many seconds, in a thread that is left behind if it takes longer."""
     done = threading.Event()
 
@@ -323,4 +330,4 @@ def _within(timeout_s: float, action: Callable[[], object]) -> bool:
     worker = threading.Thread(target=run, name="tracekit-flush", daemon=True)
     worker.start()
     worker.join(timeout_s)
-    return done.is_set()
+    return done.is_set(), worker

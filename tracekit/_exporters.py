@@ -77,27 +77,33 @@ def exporters(settings: Settings) -> Exports:
 
 
 class _Spans(BatchSpanProcessor):
-    """The SDK's queue of spans; what it drops for want of room is counted."""
+    """The SDK's queue of spans. For what comes when it is full there is no room, and that is counted.
 
-    on_start = SpanProcessor.on_start  # plainly nothing: attributes may be put on a span after its start
+    The SDK would log a warning for each, and push the oldest out. Source: the specification of
+    OpenTelemetry's batching processor (`maxQueueSize`).
+    """
+
+    on_start = SpanProcessor.on_start  # plainly nothing: so nobody looks at spans as they start
 
     def on_end(self, span: ReadableSpan) -> None:
-        if _is_full(self) and span.context and span.context.trace_flags.sampled:
+        if not _is_full(self):
+            super().on_end(span)
+        elif span.context and span.context.trace_flags.sampled:
             count_drop("queue_full", "spans that the queue had no room for")
-        super().on_end(span)
 
 
 class _Lines(BatchLogRecordProcessor):
-    """The SDK's queue of log lines; what it drops for want of room is counted."""
+    """The SDK's queue of log lines, as that of spans."""
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         if _is_full(self):
             count_drop("queue_full", "log lines that the queue had no room for")
-        super().on_emit(log_record)
+        else:
+            super().on_emit(log_record)
 
 
 def _is_full(processor: object) -> bool:
-    """Whether the next one pushes another out. The SDK says so to its log alone; False if it changed."""
+    """Whether the next one would push another out; False where the SDK keeps its queue elsewhere."""
     queue = getattr(getattr(processor, "_batch_processor", None), "_queue", None)
     return isinstance(queue, deque) and len(queue) == queue.maxlen
 

@@ -26,7 +26,7 @@ Reason: TypeAlias = Literal[
     "oversized",  # the client refused a message with our headers; it was sent without them
     "export",  # an export failed, and what it held is lost
     "queue_full",  # more spans or lines than the export queue holds
-    "late",  # still unsent when the time for flushing was over
+    "late",  # still unsent when the time for flushing was over, or still open
 ]
 
 _logger = logging.getLogger("tracekit")

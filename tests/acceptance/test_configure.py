@@ -524,6 +524,21 @@ def test_a_hung_collector_holds_up_neither_flush_nor_undo(hung: str) -> None:
 
 
 @pytest.mark.shield
+def test_what_is_still_open_when_tracing_is_undone_is_counted_as_it_ends() -> None:
+    with only(NOWHERE):
+        handle = tracekit.configure("orders", quiet=True)
+    tracer = trace.get_tracer("program")
+    open_spans = [tracer.start_span("work") for _ in range(3)]
+    handle.undo()
+    before = handle.dropped().get("late", 0)
+    for one in open_spans:
+        one.end()
+    tracer.start_span("afterwards").end()
+
+    assert (before, handle.dropped()["late"]) == (0, 3)
+
+
+@pytest.mark.shield
 def test_an_export_that_fails_makes_flush_say_so_and_is_counted() -> None:
     with collector(400) as (endpoint, _):
         variables = {**NOWHERE, "OTEL_TRACES_EXPORTER": "otlp"}
@@ -1058,6 +1073,20 @@ print(dict(handle.dropped()))
         "KafkaProducer True",
         "{}",
     ]
+
+
+@pytest.mark.shield
+def test_however_often_a_hung_collector_is_flushed_to_one_thread_waits() -> None:
+    release = threading.Event()
+    with collector(400, release) as (endpoint, _), only({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}):
+        handle = tracekit.configure("orders", quiet=True)
+        span("work")
+        flushed = [handle.flush(0.05) for _ in range(5)]
+        waiting = [thread for thread in threading.enumerate() if thread.name == "tracekit-flush"]
+        release.set()
+        handle.undo(PATIENCE_S)
+
+    assert (flushed, len(waiting)) == ([False] * 5, 1)
 
 
 # -- cases 3 and 29, over HTTP ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
 from tracekit import context as ours
 from tracekit import semconv
-from tracekit.guard import shielded, swallow
+from tracekit.guard import count_drop, shielded, swallow
 from tracekit.pathway import Pathway
 from tracekit.tracing.quick import watch_starts
 
@@ -42,6 +42,7 @@ class FlowProcessor(SpanProcessor):
         self.is_watched = watch_starts(self._processors)
         """Whether a processor looks at spans as they start."""
         self.active = True
+        self._off_ns = 0
 
     def add(self, processor: SpanProcessor) -> None:
         """Hand spans to one more."""
@@ -63,7 +64,11 @@ class FlowProcessor(SpanProcessor):
                 swallow("a span processor", error)
 
     def on_end(self, span: ReadableSpan) -> None:
-        if not self.active or (_fork and born_before_fork(span)):
+        if _fork and born_before_fork(span):
+            return
+        if not self.active:
+            if (span.start_time or 0) < self._off_ns:
+                count_drop("late", "spans that ended when tracing was undone already")
             return
         for processor in self._processors:
             try:
@@ -90,8 +95,14 @@ class FlowProcessor(SpanProcessor):
         if parent is not None and parent.is_remote and not parent.trace_flags.sampled:
             span.set_attribute(semconv.CONTEXT_SAMPLED, False)
 
+    def switch_off(self) -> None:
+        """Hand no span on any more; those that are still open are counted as they end."""
+        if self.active:
+            self._off_ns = time.time_ns()
+            self.active = False
+
     def shutdown(self) -> None:
-        self.active = False
+        self.switch_off()
         for processor in self._processors:
             with shielded("a span processor"):
                 processor.shutdown()

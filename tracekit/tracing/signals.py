@@ -128,7 +128,7 @@ class Signals:
         self._tracers = target
         if isinstance(target, TracerProvider):  # somebody's own takes none, and makes spans as it likes
             target.add_span_processor(processor)
-            self._give_back.append(lambda: setattr(processor, "active", False))
+            self._give_back.append(processor.switch_off)
             self._shut_down.append(processor.shutdown)
             self._flush.append(processor.force_flush)
 
