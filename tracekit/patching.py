@@ -153,9 +153,9 @@ class Integration:
             with shielded(f"instrumenting {self.name}"):
                 self.install(patches)
 
-        when_imported(self.package, functools.partial(install, is_whole=False))
+        patches.on_undo(when_imported(self.package, functools.partial(install, is_whole=False)))
         if self.contrib and self.package not in sys.modules:
-            when_imported(self.contrib, functools.partial(install, is_whole=True))
+            patches.on_undo(when_imported(self.contrib, functools.partial(install, is_whole=True)))
 
 
 def _is_begun(module: str) -> bool:
@@ -164,12 +164,29 @@ def _is_begun(module: str) -> bool:
     return bool(getattr(spec, "_initializing", False))
 
 
-def when_imported(package: str, action: Callable[[], None]) -> None:
-    """Act after `package` was imported: now, where it is already."""
+_waiting: dict[str, list[Callable[[], None]]] = {}  # by package; wrapt forgets none that it was told
+
+
+def when_imported(package: str, action: Callable[[], None]) -> Callable[[], None]:
+    """Act after `package` was imported: now, where it is already. Gives what takes that back."""
     if package in sys.modules:
         action()
-        return
-    wrapt.register_post_import_hook(lambda _: action(), package)
+        return lambda: None
+    if package not in _waiting:
+        _waiting[package] = []
+        wrapt.register_post_import_hook(lambda _: _was_imported(package), package)
+    _waiting[package].append(action)
+
+    def forget() -> None:
+        if action in _waiting.get(package, ()):
+            _waiting[package].remove(action)
+
+    return forget
+
+
+def _was_imported(package: str) -> None:
+    for action in _waiting.pop(package, ()):
+        action()
 
 
 class Names:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from tracekit.patching import Function, Names, Patches
+from tracekit.patching import Function, Names, Patches, when_imported
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
 
@@ -56,3 +62,46 @@ def test_a_positional_argument_of_ours_goes_back_in_its_place() -> None:
     call = names.bind(args, {})
     assert call is not None
     assert names.unbind({**call, "headers": []}, len(args)) == ((*args[:3], []), {})
+
+
+def test_what_waits_for_an_import_can_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_library.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    done: list[str] = []
+    when_imported("late_library", lambda: done.append("first"))
+    forget = when_imported("late_library", lambda: done.append("taken back"))
+    when_imported("late_library", lambda: done.append("last"))
+
+    forget()
+    forget()
+    importlib.import_module("late_library")
+    when_imported("late_library", lambda: done.append("at once"))
+
+    assert done == ["first", "last", "at once"]
+
+
+def test_configuring_again_and_again_leaves_no_import_hooks() -> None:
+    program = """
+import tracekit, wrapt
+def hooks():
+    return sum(map(len, wrapt.importer._post_import_hooks.values()))
+def cycle():
+    tracekit.configure("orders", quiet=True).undo()
+cycle()
+once = hooks()
+for _ in range(20):
+    cycle()
+print(once > 0, hooks() == once)
+"""
+    variables = {
+        **os.environ,
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("True True\n", "")
