@@ -9,11 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
+import re
 import socket
 import sys
 import threading
 import time
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, distribution, distributions, entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -37,7 +39,7 @@ from tracekit.patching import Integration, Patches
 from tracekit.tracing.signals import Outputs, Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
     from tracekit._exporters import Counted
@@ -193,6 +195,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
     """Trace this process by these settings; `outputs` take the place of the exporters."""
     web = http.integrations(settings.service, settings.trust)  # raises before anything is changed
     with _process.lock:
+        is_second = is_configured()
         if _process.handle is not None:
             _process.handle.undo()
         patches = Patches()
@@ -209,13 +212,19 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             )
             engine, brokers = _messaging(settings, signals)
             scope.install(engine)
-            known = [
-                one for one in (*web, *brokers, *logs.integrations()) if one.name not in settings.without
-            ]
-            ready = [one for one in known if _is_ready(one)]
-            for one in ready:
-                one.arm(patches)
-            report = _report(settings, signals, known, exporting=outputs is None)
+            known = [*web, *brokers, *logs.integrations()]
+            wanted = [one for one in known if settings.without.isdisjoint({one.name, "*"})]
+            for one in wanted:
+                if _is_ready(one):
+                    one.arm(patches)
+            report = " | ".join(
+                [
+                    *_report(settings, signals, wanted, exporting=outputs is None),
+                    *_unknown(settings.without - {one.name for one in known}),
+                    *(["takes the place of the configuration before"] if is_second else ()),
+                    f"pid {os.getpid()}",
+                ]
+            )
             handle = Handle(report, signals, patches, counted)
             atexit.register(handle._at_exit)  # noqa: SLF001
         _process.handle = handle
@@ -285,21 +294,45 @@ def _is_ready(one: Integration) -> bool:
 # -- the start-up line ------------------------------------------------------------------------------
 
 
-def _report(settings: Settings, signals: Signals, known: Sequence[Integration], *, exporting: bool) -> str:
-    """`tracekit: orders -> http://127.0.0.1:4318 ok | fastapi, kafka on | requests found, …`"""
+def _report(
+    settings: Settings, signals: Signals, wanted: Sequence[Integration], *, exporting: bool
+) -> list[str]:
+    """The parts of `tracekit: orders -> http://localhost:4318 ok | fastapi, kafka on | httpx found …`"""
     target = _destination(settings, signals.joined) if exporting else "here"
     parts = [f"tracekit: {settings.service} -> {target}"]
-    on = [one.name for one in known if _is_ready(one)]
+    on = [one.name for one in wanted if _is_ready(one)]
     parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
     parts += [
         f"{one.name} found but not traced: pip install 'tracekit[{one.extra}]'"
-        for one in known
-        if _is_installed(one.package) and not _is_installed(one.needs)
+        for one in wanted
+        if _is_installed(one.package) and not _is_installed(one.needs) and _is_used(one.package)
     ]
     if settings.kafka == "contrib":
         parts.append("kafka by contrib: without the broker's answer, waits, batches and metrics")
-    parts += [f"{signal}: joined the application's provider" for signal in signals.joined]
-    return " | ".join(parts)
+    return [*parts, *(f"{signal}: joined the application's provider" for signal in signals.joined)]
+
+
+def _is_used(package: str) -> bool:
+    """Whether the application may be using it: requests comes with OpenTelemetry's exporter, too."""
+    if package != "requests":
+        return True
+    with contextlib.suppress(PackageNotFoundError):
+        # pip and uv leave an empty file with this name where somebody asked for the package itself.
+        return distribution(package).read_text("REQUESTED") is not None or any(
+            re.match(rf"{package}\b(?!-)(?!.*\bextra\b)", wanted)
+            for one in distributions()
+            if not str(one.name).startswith("opentelemetry-exporter-")
+            for wanted in one.requires or ()
+        )
+    return True
+
+
+def _unknown(names: Collection[str]) -> list[str]:
+    """What OTEL_PYTHON_DISABLED_INSTRUMENTATIONS names in vain, as a part of the start-up line."""
+    if not names:
+        return []
+    strange = {*names} - {"*"} - entry_points(group="opentelemetry_instrumentor").names
+    return [f"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS: there is no {name} here" for name in sorted(strange)]
 
 
 def _destination(settings: Settings, joined: Sequence[str]) -> str:

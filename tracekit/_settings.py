@@ -15,15 +15,60 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from tracekit.redaction import REDACTED
 
 ParentRule: TypeAlias = Literal["auto", "message", "link"]
 KafkaOwner: TypeAlias = Literal["tracekit", "contrib"]
 Environment: TypeAlias = Mapping[str, str]
 
-DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://127.0.0.1:4318", "grpc": "http://127.0.0.1:4317"}
+DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 
+_OURS: Final = (
+    "TRACEKIT_PARENT",
+    "TRACEKIT_KAFKA",
+    "TRACEKIT_RECEIVE_SPANS",
+    "TRACEKIT_UNTRUSTED",
+    "TRACEKIT_QUIET",
+)
+# Kubernetes and Docker tell of a service called tracekit, or tracekit-collector, in this way.
+_OF_A_SERVICE: Final = re.compile(r"TRACEKIT_(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)")
+# As opentelemetry.util.re takes it, which leaves out what it does not take.
+_HEADER: Final = re.compile(r"""[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=[ \t]*[^"\\;,\x00-\x1f\x7f-\U0010ffff]*""")
+_COMPRESSIONS: Final = {"http/protobuf": ("none", "gzip", "deflate"), "grpc": ("gzip",)}
 _SIGNALS: Final = ("traces", "metrics", "logs")
+# A variable for all signals, and those for one, which go before it.
+_ENDPOINT: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+)
+_PROTOCOL: Final = (
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
+)
+_HEADERS: Final = (
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+)
+_COMPRESSION: Final = (
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
+)
+_TIMEOUT: Final = (
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+)
 _NUMBERS: Final = (
     "OTEL_BSP_SCHEDULE_DELAY",
     "OTEL_BSP_EXPORT_TIMEOUT",
@@ -44,7 +89,7 @@ _NUMBERS: Final = (
 
 
 class SettingError(ValueError):
-    """A setting that cannot be: which one, its value, and the cure."""
+    """A setting that cannot be: which one, its value, and the cure (`must be …; e.g. …`)."""
 
     def __init__(self, setting: str, value: object, cure: str) -> None:
         super().__init__(f"{setting}={value!r}: {cure}")
@@ -52,10 +97,10 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `configure()` goes by. `exporters` has an exporter's name or `none` for each signal."""
+    """What `configure()` goes by. `exporters` and `protocols` have what counts for each signal."""
 
     service: str
-    protocol: str
+    protocols: Mapping[str, str]
     endpoint: str
     endpoint_given: bool
     """Whether the endpoint is `configure()`'s, which goes before those of the variables."""
@@ -69,6 +114,11 @@ class Settings:
     disabled: bool
     without: frozenset[str] = field(default_factory=frozenset)
     """Integrations that are left alone: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS."""
+
+    @property
+    def protocol(self) -> str:
+        """The one for traces."""
+        return self.protocols["traces"]
 
 
 def read(
@@ -87,25 +137,33 @@ def read(
     Raises SettingError for the first one that cannot be.
     """
     env = os.environ if environment is None else environment
+    _no_others(env)
     for name in _NUMBERS:
         _number(env, name)
     _batches(env)
-    _seconds(env, "OTEL_EXPORTER_OTLP_TIMEOUT")
     _sampler(env)
-    protocol = _protocol(env)
-    named = _service(env)
+    protocols = {
+        signal: _protocol(env, (own, _PROTOCOL[0]))
+        for signal, own in zip(_SIGNALS, _PROTOCOL[1:], strict=True)
+    }
+    for name in _TIMEOUT:
+        _seconds(env, name)
+    for name in _HEADERS:
+        _pairs(env, name)
+    for name, protocol in zip(_COMPRESSION[1:], protocols.values(), strict=True):
+        _compression(env, (name, _COMPRESSION[0]), protocol)
     return Settings(
-        service=service or named,
-        protocol=protocol,
-        endpoint=_endpoint(env, endpoint, protocol),
+        service=_service(env, service),
+        protocols=protocols,
+        endpoint=_endpoint(env, endpoint, protocols["traces"]),
         endpoint_given=endpoint is not None,
         exporters={signal: _exporters(env, signal) for signal in _SIGNALS},
         propagators=_propagators(env),
         parent=cast("ParentRule", _choice("parent", parent, env, "TRACEKIT_PARENT", get_args(ParentRule))),
         kafka=_kafka(env, kafka),
-        receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS") if receive_spans is None else receive_spans,
+        receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS", "receive_spans", receive_spans),
         trust=_trust(env) if trust is None else trust,
-        quiet=_truth(env, "TRACEKIT_QUIET") if quiet is None else quiet,
+        quiet=_truth(env, "TRACEKIT_QUIET", "quiet", quiet),
         disabled=_truth(env, "OTEL_SDK_DISABLED"),
         without=frozenset(_names(env.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))),
     )
@@ -115,10 +173,16 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _no_others(env: Environment) -> None:
+    for name, value in env.items():
+        if name.startswith("TRACEKIT_") and name not in _OURS and not _OF_A_SERVICE.fullmatch(name):
+            raise SettingError(name, value, f"there is no such setting; there are {', '.join(_OURS)}")
+
+
 def _number(env: Environment, name: str) -> None:
     text = env.get(name, "").strip()
     if text and not text.isdecimal():
-        raise SettingError(name, text, "a whole number, 0 or more (delays and timeouts in milliseconds)")
+        raise SettingError(name, text, "must be a whole number, 0 or more (times in milliseconds); e.g. 5000")
 
 
 def _batches(env: Environment) -> None:
@@ -146,17 +210,37 @@ def _positive(env: Environment, name: str) -> None:
         raise SettingError(name, text, "must be 1 or more")
 
 
+def _pairs(env: Environment, name: str) -> None:
+    """The headers of an export: OpenTelemetry would leave out what it cannot read."""
+    for pair in _names(env.get(name, "")):
+        if _HEADER.fullmatch(pair) is None:
+            cure = "must be name=value pairs, URL-encoded; e.g. authorization=Bearer%20abc"
+            raise SettingError(name, REDACTED, cure)
+
+
+def _compression(env: Environment, names: tuple[str, str], protocol: str) -> None:
+    name, text = next(((name, text) for name in names if (text := env.get(name, "").strip())), ("", ""))
+    if text and text.lower() not in _COMPRESSIONS[protocol]:
+        raise SettingError(
+            name, text, f"must be one of {', '.join(_COMPRESSIONS[protocol])}, over {protocol}"
+        )
+
+
 def _seconds(env: Environment, name: str) -> None:
     """Seconds, as OpenTelemetry's exporters for Python read it; its specification has milliseconds."""
     text = env.get(name, "").strip()
     if text and re.fullmatch(r"\d+(\.\d*)?|\.\d+", text, re.ASCII) is None:
-        raise SettingError(name, text, "seconds, such as 10 or 0.5")
+        raise SettingError(name, text, "must be seconds; e.g. 10 or 0.5")
 
 
-def _truth(env: Environment, name: str) -> bool:
+def _truth(env: Environment, name: str, argument: str = "", given: object = None) -> bool:
+    if isinstance(given, bool):
+        return given
+    if given is not None:
+        raise SettingError(argument, given, "must be True or False")
     text = env.get(name, "").strip().lower()
     if text not in ("", "true", "false", "1", "0"):
-        raise SettingError(name, env[name], "true or false")
+        raise SettingError(name, env[name], "must be true or false")
     return text in ("true", "1")
 
 
@@ -167,7 +251,7 @@ def _choice(
     if value == "" and given is None:
         return choices[0]
     if value not in choices:
-        raise SettingError(name, value, f"one of {', '.join(choices)}")
+        raise SettingError(name, value, f"must be one of {', '.join(choices)}")
     return value
 
 
@@ -177,7 +261,7 @@ def _kafka(env: Environment, given: str | None) -> KafkaOwner:
         raise SettingError(
             "TRACEKIT_KAFKA" if given is None else "kafka",
             owner,
-            "not installed: pip install opentelemetry-instrumentation-kafka-python, or use tracekit",
+            "must be installed: pip install opentelemetry-instrumentation-kafka-python; or use tracekit",
         )
     return cast("KafkaOwner", owner)
 
@@ -193,59 +277,63 @@ def _trust(env: Environment) -> dict[str, str]:
     return dict.fromkeys(_names(env.get("TRACEKIT_UNTRUSTED", "")), "none")
 
 
-def _service(env: Environment) -> str:
+def _service(env: Environment, given: object) -> str:
     """OTEL_SERVICE_NAME, else `service.name` of the resource attributes, else the program's name."""
-    for pair in _names(env.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+    pairs = _names(env.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    for pair in pairs:
         if "=" not in pair:
-            raise SettingError(
-                "OTEL_RESOURCE_ATTRIBUTES", pair, "pairs such as service.version=1.2,deployment=test"
-            )
+            cure = "must be name=value pairs; e.g. service.version=1.2,deployment.environment.name=test"
+            raise SettingError("OTEL_RESOURCE_ATTRIBUTES", pair, cure)
+    if given is not None:
+        if not isinstance(given, str) or not given.strip():
+            raise SettingError("service", given, "must be a name; e.g. orders")
+        return given
     named = env.get("OTEL_SERVICE_NAME", "").strip()
     if named:
         return named
-    pairs = dict(pair.split("=", 1) for pair in _names(env.get("OTEL_RESOURCE_ATTRIBUTES", "")))
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else None
     if program is not None and program.name == "__main__.py":
         program = program.parent
-    return pairs.get("service.name") or (program.stem if program else "") or "unknown_service"
+    attributes = {
+        name.strip(): unquote(value.strip()) for name, _, value in (p.partition("=") for p in pairs)
+    }
+    return attributes.get("service.name") or (program.stem if program else "") or "unknown_service"
 
 
-def _protocol(env: Environment) -> str:
-    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+def _protocol(env: Environment, names: tuple[str, str]) -> str:
+    for name in names:
         value = env.get(name, "").strip()
         if not value:
             continue
         if value not in DEFAULT_ENDPOINTS:
-            raise SettingError(name, value, f"one of {', '.join(DEFAULT_ENDPOINTS)}")
-        if value == "grpc" and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
-            raise SettingError(
-                name, value, "not installed: pip install 'tracekit[grpc]', or use http/protobuf"
-            )
+            raise SettingError(name, value, f"must be one of {', '.join(DEFAULT_ENDPOINTS)}")
+        if value == "grpc" and not _has("opentelemetry.exporter.otlp.proto.grpc"):
+            cure = "must be installed: pip install 'tracekit[grpc]'; or use http/protobuf"
+            raise SettingError(name, value, cure)
         return value
     return "http/protobuf"
 
 
-def _endpoint(env: Environment, given: str | None, protocol: str) -> str:
+def _endpoint(env: Environment, given: object, protocol: str) -> str:
     """Where telemetry goes: the endpoint for all signals, which is also what the start-up line says."""
-    found = ""
-    for name, value in (
-        ("endpoint", given),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_ENDPOINT")),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")),
-        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")),
-        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")),
-    ):
-        if not value:
-            continue
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise SettingError(name, value, f"a URL such as {DEFAULT_ENDPOINTS[protocol]}")
-        found = found or value
+    found = "" if given is None else _url("endpoint", given, protocol)
+    for name in _ENDPOINT:
+        value = env.get(name, "").strip()
+        if value:
+            url = _url(name, value, protocol)
+            found = found or url
     return found or DEFAULT_ENDPOINTS[protocol]
+
+
+def _url(name: str, value: object, protocol: str) -> str:
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        usable = parts and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not isinstance(value, str) or not usable:
+        raise SettingError(name, value, f"must be a URL; e.g. {DEFAULT_ENDPOINTS[protocol]}")
+    return value
 
 
 def _known(group: str) -> set[str]:
@@ -258,7 +346,9 @@ def _exporters(env: Environment, signal: str) -> tuple[str, ...]:
     names = _names(env.get(variable, "")) or ("otlp",)
     for name in names:
         if name not in ("otlp", "none") and name not in (known := _known(f"opentelemetry_{signal}_exporter")):
-            raise SettingError(variable, name, f"one of {', '.join(['otlp', 'none', *sorted(known)])}")
+            raise SettingError(
+                variable, name, f"must be one of {', '.join(['otlp', 'none', *sorted(known)])}"
+            )
     return tuple(name for name in names if name != "none")
 
 
@@ -282,7 +372,7 @@ def _ratio(text: str) -> bool:
 def _sampler(env: Environment) -> None:
     name = env.get("OTEL_TRACES_SAMPLER", "").strip().lower()
     if name and name not in (known := _known("opentelemetry_traces_sampler")):
-        raise SettingError("OTEL_TRACES_SAMPLER", name, f"one of {', '.join(sorted(known))}")
+        raise SettingError("OTEL_TRACES_SAMPLER", name, f"must be one of {', '.join(sorted(known))}")
     argument = env.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
     if argument and name.endswith("traceidratio") and not _ratio(argument):
-        raise SettingError("OTEL_TRACES_SAMPLER_ARG", argument, "a ratio from 0 to 1, such as 0.1")
+        raise SettingError("OTEL_TRACES_SAMPLER_ARG", argument, "must be a ratio from 0 to 1; e.g. 0.1")

@@ -40,11 +40,13 @@ from opentelemetry.util._once import Once
 
 import tracekit
 from tests.acceptance.http_rig import ask, serving
+from tracekit import _configure
 from tracekit.testing.environment import only
 from tracekit.tracing.providers import Providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from tracekit.testing import FlowSink
 
@@ -134,7 +136,7 @@ def test_the_line_says_what_is_on_and_where_telemetry_goes(
 
     line = (
         f"tracekit: orders -> {flow_sink.http_endpoint} ok | "
-        "fastapi, httpx, requests, kafka, structlog, logging on"
+        f"fastapi, httpx, requests, kafka, structlog, logging on | pid {os.getpid()}"
     )
     assert (handle.report, said.out, said.err) == (line, "", f"{line}\n")
 
@@ -170,6 +172,84 @@ def test_what_is_there_but_cannot_be_traced_is_named_with_the_line_that_helps(
     with tracekit.configure("orders", quiet=True) as handle:
         assert "| fastapi, requests, kafka, structlog, logging on |" in f"{handle.report} |"
         assert "httpx found but not traced: pip install 'tracekit[httpx]'" in handle.report
+
+
+def test_a_library_that_only_the_exporter_brings_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str, *requires: str) -> Path:
+        """A package's metadata, as pip writes it."""
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        lines = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {each}" for each in requires)]
+        (folder / "METADATA").write_text("\n".join(lines))
+        return folder
+
+    def is_named(library: str) -> bool:
+        """Whether the start-up line would name it where only these are installed."""
+        with monkeypatch.context() as there:
+            there.setattr(sys, "path", [str(tmp_path)])
+            return _configure._is_used(library)
+
+    mark = installed("requests") / "REQUESTED"
+    installed("httpx")
+    installed("opentelemetry-exporter-otlp-proto-http", "requests~=2.7")
+    installed("sdk-of-a-bank", "requests-toolbelt", 'requests>=2; extra == "sync"')
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    assert (is_named("httpx"), is_named("requests")) == (True, False)
+
+    mark.touch()  # somebody asked pip for it
+    assert is_named("requests")
+
+    mark.unlink()
+    installed("sdk-of-a-shop", "requests>=2")
+    assert is_named("requests")
+
+
+def test_a_second_configuration_says_that_it_takes_the_place_of_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracekit.configure("first")
+    tracekit.configure("second").undo()
+    tracekit.configure("third").undo()
+
+    said = capsys.readouterr().err.splitlines()
+    assert ["| takes the place of the configuration before |" in line for line in said] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_an_instrumentation_that_is_disabled_in_vain_is_named() -> None:
+    variables = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastpai,kafka,tracekit,logging"}
+
+    with only({**NOWHERE, **variables}), tracekit.configure("orders", quiet=True) as handle:
+        parts = handle.report.split(" | ")
+
+    assert parts[1:-1] == [
+        "fastapi, httpx, requests, structlog on",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS: there is no fastpai here",
+    ]
+
+
+def test_all_instrumentations_can_be_disabled_as_opentelemetry_has_it() -> None:
+    with (
+        only({**NOWHERE, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"}),
+        tracekit.configure("orders", quiet=True) as handle,
+    ):
+        assert handle.report.split(" | ")[1:-1] == ["nothing to instrument found"]
+
+
+def test_a_collector_in_kubernetes_may_be_called_tracekit() -> None:
+    variables = {
+        "TRACEKIT_PORT": "tcp://10.0.0.1:4318",
+        "TRACEKIT_PORT_4318_TCP_ADDR": "10.0.0.1",
+        "TRACEKIT_SERVICE_HOST": "10.0.0.1",
+        "TRACEKIT_COLLECTOR_SERVICE_PORT_OTLP": "4318",
+    }
+    with only({**NOWHERE, **variables}), tracekit.configure("orders", quiet=True) as handle:
+        assert handle.is_active
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,49 +298,92 @@ def in_force() -> list[object]:
     ]
 
 
+LOCAL: Final = "http://localhost:4318"
+OURS: Final = "TRACEKIT_PARENT, TRACEKIT_KAFKA, TRACEKIT_RECEIVE_SPANS, TRACEKIT_UNTRUSTED, TRACEKIT_QUIET"
 WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
-    ({"parent": "nobody"}, {}, "parent='nobody': one of auto, message, link"),
-    ({"kafka": "neither"}, {}, "kafka='neither': one of tracekit, contrib"),
-    ({"endpoint": "collector:4318"}, {}, "endpoint='collector:4318': a URL such as http://127.0.0.1:4318"),
+    ({"service": ""}, {}, "service='': must be a name; e.g. orders"),
+    ({"service": 7}, {}, "service=7: must be a name; e.g. orders"),
+    ({"parent": "nobody"}, {}, "parent='nobody': must be one of auto, message, link"),
+    ({"kafka": "neither"}, {}, "kafka='neither': must be one of tracekit, contrib"),
+    ({"endpoint": "collector:4318"}, {}, f"endpoint='collector:4318': must be a URL; e.g. {LOCAL}"),
+    ({"endpoint": ""}, {}, f"endpoint='': must be a URL; e.g. {LOCAL}"),
+    ({"quiet": "no"}, {}, "quiet='no': must be True or False"),
+    ({"receive_spans": 1}, {}, "receive_spans=1: must be True or False"),
     ({"trust": {"/x": "some"}}, {}, "some"),
     ({"trust": {"http://x/": "none"}}, {}, "write a path such as"),
-    ({}, {"TRACEKIT_PARENT": "nobody"}, "TRACEKIT_PARENT='nobody': one of auto, message, link"),
-    ({}, {"TRACEKIT_KAFKA": "neither"}, "TRACEKIT_KAFKA='neither': one of tracekit, contrib"),
-    ({}, {"TRACEKIT_QUIET": "perhaps"}, "TRACEKIT_QUIET='perhaps': true or false"),
-    ({}, {"TRACEKIT_RECEIVE_SPANS": "2"}, "TRACEKIT_RECEIVE_SPANS='2': true or false"),
-    ({}, {"OTEL_SDK_DISABLED": "perhaps"}, "OTEL_SDK_DISABLED='perhaps': true or false"),
+    (
+        {},
+        {"TRACEKIT_PARENTS": "link"},
+        f"TRACEKIT_PARENTS='link': there is no such setting; there are {OURS}",
+    ),
+    ({}, {"TRACEKIT_PARENT": "nobody"}, "TRACEKIT_PARENT='nobody': must be one of auto, message, link"),
+    ({}, {"TRACEKIT_KAFKA": "neither"}, "TRACEKIT_KAFKA='neither': must be one of tracekit, contrib"),
+    ({}, {"TRACEKIT_QUIET": "perhaps"}, "TRACEKIT_QUIET='perhaps': must be true or false"),
+    ({}, {"TRACEKIT_RECEIVE_SPANS": "2"}, "TRACEKIT_RECEIVE_SPANS='2': must be true or false"),
+    ({}, {"OTEL_SDK_DISABLED": "perhaps"}, "OTEL_SDK_DISABLED='perhaps': must be true or false"),
     (
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector"},
-        "OTEL_EXPORTER_OTLP_ENDPOINT='collector': a URL such as http://127.0.0.1:4318",
+        f"OTEL_EXPORTER_OTLP_ENDPOINT='collector': must be a URL; e.g. {LOCAL}",
     ),
     (
         {},
-        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "ftp://collector"},
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT='ftp://collector': a URL such as http://127.0.0.1:4318",
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": LOCAL, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "ftp://collector"},
+        f"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT='ftp://collector': must be a URL; e.g. {LOCAL}",
+    ),
+    *(
+        ({}, {name: "http/json"}, f"{name}='http/json': must be one of http/protobuf, grpc")
+        for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL")
+    ),
+    *(
+        (
+            {},
+            {name: f"tenant=7,{wrong}"},
+            f"{name}='[redacted]': must be name=value pairs, URL-encoded; e.g. authorization=Bearer%20abc",
+        )
+        for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+        for wrong in ("Bearer abc", "authorization: abc", "=abc", "key=a;b", "key=\u20ac")
     ),
     (
         {},
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-        "OTEL_EXPORTER_OTLP_PROTOCOL='http/json': one of http/protobuf, grpc",
+        {"OTEL_EXPORTER_OTLP_COMPRESSION": "zip"},
+        "OTEL_EXPORTER_OTLP_COMPRESSION='zip': must be one of none, gzip, deflate, over http/protobuf",
     ),
-    ({}, {"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER='zipkin': one of otlp, none, console"),
-    ({}, {"OTEL_LOGS_EXPORTER": "file"}, "OTEL_LOGS_EXPORTER='file': one of otlp, none, console"),
+    (
+        {},
+        {"OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "deflate", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"},
+        "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION='deflate': must be one of gzip, over grpc",
+    ),
+    (
+        {},
+        {"OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "5s"},
+        "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT='5s': must be seconds; e.g. 10 or 0.5",
+    ),
+    (
+        {},
+        {"OTEL_TRACES_EXPORTER": "zipkin"},
+        "OTEL_TRACES_EXPORTER='zipkin': must be one of otlp, none, console",
+    ),
+    ({}, {"OTEL_LOGS_EXPORTER": "file"}, "OTEL_LOGS_EXPORTER='file': must be one of otlp, none, console"),
     (
         {},
         {"OTEL_PROPAGATORS": "b3"},
         "OTEL_PROPAGATORS='b3': must be some of baggage, tracecontext, tracekit, or none",
     ),
-    ({}, {"OTEL_TRACES_SAMPLER": "sometimes"}, "OTEL_TRACES_SAMPLER='sometimes': one of always_off, "),
+    (
+        {},
+        {"OTEL_TRACES_SAMPLER": "sometimes"},
+        "OTEL_TRACES_SAMPLER='sometimes': must be one of always_off, ",
+    ),
     (
         {},
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "10%"},
-        "OTEL_TRACES_SAMPLER_ARG='10%': a ratio from 0 to 1, such as 0.1",
+        "OTEL_TRACES_SAMPLER_ARG='10%': must be a ratio from 0 to 1; e.g. 0.1",
     ),
     (
         {},
         {"OTEL_BSP_SCHEDULE_DELAY": "1s"},
-        "OTEL_BSP_SCHEDULE_DELAY='1s': a whole number, 0 or more (delays and timeouts in milliseconds)",
+        "OTEL_BSP_SCHEDULE_DELAY='1s': must be a whole number, 0 or more (times in milliseconds); e.g. 5000",
     ),
     (
         {},
@@ -277,7 +400,10 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     (
         {},
         {"OTEL_RESOURCE_ATTRIBUTES": "version"},
-        "OTEL_RESOURCE_ATTRIBUTES='version': pairs such as service.version=1.2,deployment=test",
+        (
+            "OTEL_RESOURCE_ATTRIBUTES='version': "
+            "must be name=value pairs; e.g. service.version=1.2,deployment.environment.name=test"
+        ),
     ),
 ]
 
@@ -291,7 +417,7 @@ def test_a_wrong_setting_fails_with_its_value_and_the_cure_and_changes_nothing(
     before = in_force()
 
     with only({**NOWHERE, **variables}), pytest.raises(ValueError, match=r".") as raised:
-        tracekit.configure("orders", **arguments)
+        tracekit.configure(**{"service": "orders", **arguments})
 
     assert says in str(raised.value)
     assert in_force() == before
@@ -340,8 +466,8 @@ def test_contrib_s_kafka_that_is_not_installed_fails_with_the_line_that_helps(
         tracekit.configure("orders", quiet=True, **arguments)
 
     assert str(raised.value) == (
-        f"{setting}='contrib': not installed: "
-        "pip install opentelemetry-instrumentation-kafka-python, or use tracekit"
+        f"{setting}='contrib': must be installed: "
+        "pip install opentelemetry-instrumentation-kafka-python; or use tracekit"
     )
 
 
@@ -646,7 +772,7 @@ def test_the_application_s_tracer_provider_is_joined_and_left(fresh: None, flow_
 
     with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
         assert trace.get_tracer_provider() is provider
-        assert handle.report.endswith("| traces: joined the application's provider")
+        assert "| traces: joined the application's provider |" in handle.report
         span("inside")
         assert handle.flush()
     span("after")
@@ -665,7 +791,7 @@ def test_the_application_s_meter_provider_is_joined_and_left(fresh: None, flow_s
 
     with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
         assert metrics.get_meter_provider() is provider
-        assert handle.report.endswith("| metrics: joined the application's provider")
+        assert "| metrics: joined the application's provider |" in handle.report
         jobs.put("one")
         with jobs.item():
             pass
@@ -704,7 +830,7 @@ def test_the_application_s_logger_provider_is_joined_and_left(fresh: None, flow_
 
     with only(flow_sink.env), tracekit.configure("orders", quiet=True) as handle:
         assert _logs.get_logger_provider() is provider
-        assert handle.report.endswith("| logs: joined the application's provider")
+        assert "| logs: joined the application's provider |" in handle.report
         logging.getLogger("program").warning("inside")
         assert handle.flush()
     logging.getLogger("program").warning("after")
@@ -785,7 +911,7 @@ def test_providers_that_the_application_sets_afterwards_are_joined_too(
     assert {"tracekit.test.cached", "messaging.process.duration"} <= {
         one.name for one in _metrics_of(own_metrics)
     }
-    assert [line.partition(" on")[2] for line in said] == [
+    assert [line.partition(" on")[2].rpartition(" | pid ")[0] for line in said] == [
         "",
         " | traces: joined the application's provider",
         " | traces: joined the application's provider | logs: joined the application's provider",

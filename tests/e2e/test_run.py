@@ -40,6 +40,10 @@ def python(program: str) -> tuple[str, ...]:
     return "--", "python", "-c", program
 
 
+NO_SUCH_SETTING = (
+    "TRACEKIT_PARENTS='link': there is no such setting; there are TRACEKIT_PARENT, TRACEKIT_KAFKA, "
+    "TRACEKIT_RECEIVE_SPANS, TRACEKIT_UNTRUSTED, TRACEKIT_QUIET"
+)
 STARTED = "open('started', 'w')"
 
 
@@ -57,17 +61,18 @@ STARTED = "open('started', 'w')"
             python(STARTED),
             {"OTEL_TRACES_SAMPLER": "sometimes"},
             (
-                "OTEL_TRACES_SAMPLER='sometimes': one of always_off, always_on, parentbased_always_off, "
-                "parentbased_always_on, parentbased_traceidratio, traceidratio"
+                "OTEL_TRACES_SAMPLER='sometimes': must be one of always_off, always_on, "
+                "parentbased_always_off, parentbased_always_on, parentbased_traceidratio, traceidratio"
             ),
         ),
         (
             ("--endpoint", "collector:4318", *python(STARTED)),
             {},
-            "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4318': a URL such as http://127.0.0.1:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4318': must be a URL; e.g. http://localhost:4318",
         ),
+        (python(STARTED), {"TRACEKIT_PARENTS": "link"}, NO_SUCH_SETTING),
     ],
-    ids=["no program", "not found", "a script", "wrong variable", "wrong argument"],
+    ids=["no program", "not found", "a script", "wrong variable", "wrong argument", "no such variable"],
 )
 def test_what_is_wrong_is_said_with_its_cure_before_the_program_starts(
     arguments: tuple[str, ...], variables: dict[str, str], says: str
@@ -75,6 +80,14 @@ def test_what_is_wrong_is_said_with_its_cure_before_the_program_starts(
     done = run(*arguments, **variables)
 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"tracekit run: {says}\n")
+    assert not (PLAIN / "started").exists()
+
+
+def test_an_empty_name_is_refused_as_none_could_be_meant() -> None:
+    done = run("--service", "", *python(STARTED))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("argument --service: '': must not be empty; leave the option out\n")
     assert not (PLAIN / "started").exists()
 
 
@@ -116,7 +129,7 @@ def test_a_program_with_spans_of_its_own_is_traced_whatever_it_imports_first(
     done = run("--service", "shop", *python(f"import tracekit\n{program}"), **flow_sink.env)
 
     assert (done.returncode, done.stdout) == (0, "{}\n"), done.stderr
-    assert re.fullmatch(r"tracekit: shop .* on\n", done.stderr), done.stderr
+    assert re.fullmatch(r"tracekit: shop .* on \| pid \d+\n", done.stderr), done.stderr
     assert [(span.name, span.service.name) for span in flow_sink.spans] == [("theirs", "shop")]
 
 
@@ -171,7 +184,7 @@ def test_a_program_with_a_provider_of_its_own_keeps_its_exporter() -> None:
     assert done.returncode == 0
     assert '"name": "theirs"' in done.stdout
     assert '"tracekit.flow.id"' in done.stdout
-    assert done.stderr.splitlines()[-1].endswith("| traces: joined the application's provider")
+    assert "| traces: joined the application's provider |" in done.stderr.splitlines()[-1]
 
 
 def test_ctrl_c_is_the_program_s_to_catch() -> None:
@@ -242,7 +255,7 @@ def test_every_worker_is_traced_and_their_supervisor_stays_silent(flow_sink: Flo
             said = program.stderr
 
     lines = [line for line in said.splitlines() if line.startswith("tracekit")]
-    assert len(lines) == 2, said
+    assert len(set(lines)) == len(lines) == 2, said
     assert all(line.startswith(f"tracekit: stock -> {flow_sink.http_endpoint} ok | ") for line in lines)
     assert {(span.name, span.parent_id) for span in flow_sink.spans} == {("POST /reserve/{number}", None)}
     assert code in (0, -signal.SIGINT, 130), said

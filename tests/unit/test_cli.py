@@ -54,4 +54,4 @@ def test_an_export_s_timeout_that_cannot_be_is_refused_with_its_unit(text: str) 
     with pytest.raises(_settings.SettingError) as refused:
         _settings.read({"OTEL_EXPORTER_OTLP_TIMEOUT": text})
 
-    assert str(refused.value) == f"OTEL_EXPORTER_OTLP_TIMEOUT={text!r}: seconds, such as 10 or 0.5"
+    assert str(refused.value) == f"OTEL_EXPORTER_OTLP_TIMEOUT={text!r}: must be seconds; e.g. 10 or 0.5"

@@ -28,15 +28,26 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.usage = "tracekit run [--service NAME] [--endpoint URL] [--quiet] -- PROGRAM [ARGUMENT ...]"
     parser.add_argument(
-        "--service", metavar="NAME", help="the service's name (OTEL_SERVICE_NAME; else the program's name)"
+        "--service",
+        metavar="NAME",
+        type=_given,
+        help="the service's name (OTEL_SERVICE_NAME; else the program's name)",
     )
     parser.add_argument(
         "--endpoint",
         metavar="URL",
-        help="where telemetry goes (OTEL_EXPORTER_OTLP_ENDPOINT; else http://127.0.0.1:4318)",
+        type=_given,
+        help="where telemetry goes (OTEL_EXPORTER_OTLP_ENDPOINT; else http://localhost:4318)",
     )
     parser.add_argument("--quiet", action="store_true", help="no start-up line (TRACEKIT_QUIET=true)")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _given(text: str) -> str:
+    if not text.strip():
+        # As a variable, an empty one would count as none.
+        raise argparse.ArgumentTypeError(f"{text!r}: must not be empty; leave the option out")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
