@@ -309,7 +309,14 @@ def _report(
     ]
     if settings.kafka == "contrib":
         parts.append("kafka by contrib: without the broker's answer, waits, batches and metrics")
-    return [*parts, *(f"{signal}: joined the application's provider" for signal in signals.joined)]
+    parts += [f"{signal}: joined the application's provider" for signal in signals.joined]
+    if exporting and any("otlp" in names for names in settings.exporters.values()):
+        parts += [
+            f"{signal}: {', '.join(names) or 'none'}"
+            for signal, names in settings.exporters.items()
+            if names != ("otlp",) and signal not in signals.joined
+        ]
+    return parts
 
 
 def _is_used(package: str) -> bool:

@@ -497,6 +497,49 @@ def test_endpoint_protocol_service_and_resource_come_from_the_variables(
     assert [line.body for line in flow_sink.logs] == ["an order"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "variables", "name"),
+    [
+        (None, {"OTEL_RESOURCE_ATTRIBUTES": "team=a, service.name=my%20shop"}, "my shop"),
+        (None, {"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop", "OTEL_SERVICE_NAME": "orders"}, "orders"),
+        ("own", {"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop", "OTEL_SERVICE_NAME": "orders"}, "own"),
+    ],
+)
+def test_the_nearest_name_of_the_service_counts(
+    argument: str | None, variables: dict[str, str], name: str, flow_sink: FlowSink
+) -> None:
+    with only({**flow_sink.env, **variables}), tracekit.configure(argument, quiet=True) as handle:
+        span("work")
+        assert handle.flush(PATIENCE_S)
+
+    assert [each.service.name for each in flow_sink.spans] == [name]
+    assert handle.report.startswith(f"tracekit: {name} -> ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "says", "seen"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, ["traces: none"], ([], ["a line"])),
+        ({"OTEL_LOGS_EXPORTER": "none"}, ["logs: none"], (["work"], [])),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp,console", "OTEL_METRICS_EXPORTER": "none"},
+            ["traces: otlp, console", "metrics: none"],
+            (["work"], ["a line"]),
+        ),
+    ],
+)
+def test_each_signal_goes_where_its_variable_says(
+    variables: dict[str, str], says: list[str], seen: tuple[list[str], list[str]], flow_sink: FlowSink
+) -> None:
+    with only({**flow_sink.env, **variables}), tracekit.configure("orders", quiet=True) as handle:
+        span("work")
+        logging.getLogger("program").warning("a line")
+        assert handle.flush(PATIENCE_S)
+
+    assert handle.report.split(" | ")[2:-1] == says
+    assert (names(flow_sink), [line.body for line in flow_sink.logs]) == seen
+
+
 def test_an_argument_goes_before_its_variable(flow_sink: FlowSink) -> None:
     variables = {
         **flow_sink.env,
