@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from tracekit._settings import Settings
+    from tracekit.tracing.encoding import SpanEncoder
 
 _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PATHS: Final = {"traces": "v1/traces", "metrics": "v1/metrics", "logs": "v1/logs"}
@@ -69,14 +70,14 @@ def exporters(settings: Settings) -> Exports:
     metrics = [CountedMetrics(one) for one in _made(settings, "metrics")]
     lines = [CountedLines(one) for one in _made(settings, "logs")]
     return Exports(
-        spans=[_Spans(one) for one in spans],
+        spans=[QueuedSpans(one) for one in spans],
         metrics=[PeriodicExportingMetricReader(one) for one in metrics],
-        logs=[_Lines(one) for one in lines],
+        logs=[QueuedLines(one) for one in lines],
         counted=[*spans, *metrics, *lines],
     )
 
 
-class _Spans(BatchSpanProcessor):
+class QueuedSpans(BatchSpanProcessor):
     """The SDK's queue of spans. For what comes when it is full there is no room, and that is counted.
 
     The SDK would log a warning for each, and push the oldest out. Source: the specification of
@@ -85,14 +86,23 @@ class _Spans(BatchSpanProcessor):
 
     on_start = SpanProcessor.on_start  # plainly nothing: so nobody looks at spans as they start
 
+    def __init__(self, exporter: CountedSpans) -> None:
+        super().__init__(exporter)
+        emit = getattr(getattr(self, "_batch_processor", None), "emit", None)
+        self._encoder: SpanEncoder | None = None if emit is None else exporter.encoder
+
     def on_end(self, span: ReadableSpan) -> None:
-        if not _is_full(self):
-            super().on_end(span)
-        elif span.context and span.context.trace_flags.sampled:
+        if not (span.context and span.context.trace_flags.sampled):
+            return
+        if _is_full(self):
             count_drop("queue_full", "spans that the queue had no room for")
+        elif self._encoder is None:
+            super().on_end(span)
+        elif (ready := self._encoder.ready(span)) is not None:
+            self._batch_processor.emit(ready)  # type: ignore[arg-type]
 
 
-class _Lines(BatchLogRecordProcessor):
+class QueuedLines(BatchLogRecordProcessor):
     """The SDK's queue of log lines, as that of spans."""
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
@@ -155,6 +165,7 @@ class CountedSpans(Counted, SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._begin(exporter)
+        self.encoder: SpanEncoder | None = getattr(exporter, "encoder", None)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result: SpanExportResult = self._export(

@@ -10,7 +10,7 @@ Source: opentelemetry-proto, `trace.proto`. A tag stands before its value: field
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
@@ -56,23 +56,28 @@ class SpanEncoder:
         self._of_link = _Attributes(b"\x22")
         self._envelopes: dict[tuple[int, int], _Envelope] = {}
 
-    def encode(self, spans: Sequence[ReadableSpan]) -> bytes:
-        """The spans as an `ExportTraceServiceRequest`, in the groups and the order of the SDK.
+    def ready(self, span: ReadableSpan) -> Ready | None:
+        """The span as `encode` will need it; None where OTLP cannot hold it, which is counted.
 
-        Where the SDK would lose a whole batch to one span that OTLP cannot hold (half a surrogate pair
-        in its name, say), only that span is left out, and counted.
+        (Half a surrogate pair in its name, say: for that, the SDK would lose a whole batch.)
         """
+        try:
+            return Ready(span.resource, span.instrumentation_scope or None, self._span(span))
+        except Exception as error:  # noqa: BLE001 - counted
+            count_drop("export", "a span that OTLP cannot hold", 1, error)
+            return None
+
+    def encode(self, spans: Sequence[ReadableSpan | Ready]) -> bytes:
+        """The spans as an `ExportTraceServiceRequest`, in the groups and the order of the SDK."""
         groups: dict[Resource, dict[InstrumentationScope | None, list[bytes]]] = {}
         # A resource makes its hash from JSON, each time anew; so equal ones are looked up by identity
         # first. Both are held here, or their ids could be given to others.
         found: dict[tuple[int, int], tuple[list[bytes], object, object]] = {}
         for span in spans:
-            try:
-                encoded = self._span(span)
-            except Exception as error:  # noqa: BLE001 - counted
-                count_drop("export", "a span that OTLP cannot hold", 1, error)
+            ready = span if isinstance(span, Ready) else self.ready(span)
+            if ready is None:
                 continue
-            resource, scope = span.resource, span.instrumentation_scope or None
+            resource, scope, encoded = ready
             place = id(resource), id(scope)
             if place not in found:
                 group = groups.setdefault(resource, {}).setdefault(scope, [])
@@ -153,6 +158,14 @@ class SpanEncoder:
             _REMOTE if link.context.is_remote else _LOCAL,
         )
         return _field(b"\x6a", b"".join(parts))
+
+
+class Ready(NamedTuple):
+    """A span that has ended, in its encoded form: one object to keep until it is sent, not twenty."""
+
+    resource: Resource
+    scope: InstrumentationScope | None
+    encoded: bytes
 
 
 class _Envelope:

@@ -28,15 +28,22 @@ class EncodingSpanExporter(OTLPSpanExporter):
     SDK's, those of later releases too. If one no longer uses that name, it encodes by itself again.
     """
 
+    @cached_property
+    def encoder(self) -> SpanEncoder | None:
+        """What encodes the spans; what it made ready, `export` takes too. None: the SDK's does."""
+        stock = OTLPSpanExporter.export
+        if isinstance(stock, FunctionType) and "encode_spans" in stock.__code__.co_names:
+            return SpanEncoder()
+        return None  # somebody patched it, and theirs goes first; or it encodes elsewhere
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return self._stock_export(self, spans)
 
     @cached_property
     def _stock_export(self) -> Callable[[OTLPSpanExporter, Sequence[ReadableSpan]], SpanExportResult]:
-        stock = OTLPSpanExporter.export
-        if not isinstance(stock, FunctionType):  # somebody patched it: theirs goes first
+        stock, encoder = OTLPSpanExporter.export, self.encoder
+        if encoder is None or not isinstance(stock, FunctionType):
             return stock
-        encoder = SpanEncoder()
         names = {**stock.__globals__, "encode_spans": lambda spans: _Encoded(encoder.encode(spans))}
         return FunctionType(stock.__code__, names, stock.__name__, stock.__defaults__, stock.__closure__)
 

@@ -10,13 +10,15 @@ import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext
 from requests.adapters import BaseAdapter
 
+from tracekit._exporters import CountedSpans, QueuedSpans
+from tracekit.otlp import decode_spans
 from tracekit.tracing import otlp_exporter
-from tracekit.tracing.encoding import SpanEncoder
+from tracekit.tracing.encoding import Ready, SpanEncoder
 from tracekit.tracing.otlp_exporter import EncodingSpanExporter
 
 if TYPE_CHECKING:
@@ -57,14 +59,22 @@ class Collector(BaseAdapter):
 
 
 def exported(
-    exporter: type[OTLPSpanExporter], *statuses: int, **settings: Any
+    exporter: type[OTLPSpanExporter], *statuses: int, is_ready: bool = False, **settings: Any
 ) -> tuple[SpanExportResult, list[tuple[str | None, dict[str, str], bytes]]]:
-    """What `export` of 39 spans gave, and the requests that reached the collector."""
+    """What `export` of 39 spans gave, and the requests that reached the collector.
+
+    `is_ready`: they were encoded before.
+    """
     collector = Collector(*statuses)
     session = requests.Session()
     session.mount("http://", collector)
     sender = exporter(ENDPOINT, session=session, headers={"api-key": "k"}, **settings)
-    result = sender.export(SPANS)
+    spans: Any = SPANS
+    if is_ready:
+        assert isinstance(sender, EncodingSpanExporter)
+        assert sender.encoder is not None
+        spans = [sender.encoder.ready(span) for span in SPANS]
+    result = sender.export(spans)
     sender.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
     return result, collector.requests
 
@@ -72,9 +82,10 @@ def exported(
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("settings", [{}, {"max_request_size": 100}], ids=["any size", "too large"])
 def test_it_sends_and_answers_as_the_sdks_exporter_does(status: int, settings: dict[str, Any]) -> None:
-    assert exported(EncodingSpanExporter, status, **settings) == exported(
-        OTLPSpanExporter, status, **settings
-    )
+    theirs = exported(OTLPSpanExporter, status, **settings)
+
+    assert exported(EncodingSpanExporter, status, **settings) == theirs
+    assert exported(EncodingSpanExporter, status, is_ready=True, **settings) == theirs
 
 
 def test_it_compresses_as_the_sdks_exporter_does() -> None:
@@ -89,7 +100,7 @@ def test_it_compresses_as_the_sdks_exporter_does() -> None:
 
 def test_it_uses_our_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     class Marked(SpanEncoder):
-        def encode(self, spans: Sequence[ReadableSpan]) -> bytes:
+        def encode(self, spans: Sequence[ReadableSpan | Ready]) -> bytes:
             return b"ours"
 
     monkeypatch.setattr(otlp_exporter, "SpanEncoder", Marked)
@@ -106,6 +117,38 @@ def test_once_shut_down_it_refuses() -> None:
     assert sender.export(SPANS) is SpanExportResult.FAILURE
 
 
+def test_where_the_sdk_encodes_elsewhere_it_does_so_for_us_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = OTLPSpanExporter.export
+
+    def elsewhere(self: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return stock(self, spans)
+
+    monkeypatch.setattr(OTLPSpanExporter, "export", elsewhere)
+
+    assert EncodingSpanExporter(ENDPOINT, session=requests.Session()).encoder is None
+    assert exported(EncodingSpanExporter) == exported(OTLPSpanExporter)
+
+
+def test_what_waits_to_be_sent_is_encoded() -> None:
+    collector = Collector()
+    session = requests.Session()
+    session.mount("http://", collector)
+    processor = QueuedSpans(CountedSpans(EncodingSpanExporter(ENDPOINT, session=session)))
+    provider = TracerProvider(resource=Resource({"service.name": "orders"}), shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("program")
+    with processor._batch_processor._export_lock:
+        for number in range(3):
+            tracer.start_span(f"order {number}").end()
+        waiting = [*processor._batch_processor._queue]
+    processor.force_flush()
+    processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
+    (sent,) = [decode_spans(body, "protobuf").records for _, _, body in collector.requests]
+
+    assert [type(one) for one in waiting] == [Ready] * 3
+    assert [span.name for span in sent] == ["order 0", "order 1", "order 2"]
+
+
 def test_an_export_that_somebody_patched_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     class Patched:
         def __call__(self, exporter: object, spans: object) -> SpanExportResult:
@@ -113,4 +156,5 @@ def test_an_export_that_somebody_patched_is_theirs(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(OTLPSpanExporter, "export", Patched())
 
+    assert EncodingSpanExporter(ENDPOINT, session=requests.Session()).encoder is None
     assert exported(EncodingSpanExporter) == (SpanExportResult.SUCCESS, [])
