@@ -291,90 +291,30 @@ def alone(request: pytest.FixtureRequest, run: Any) -> None:
     assert tracekit.configure(quiet=True).is_active
 
 
-CONFTEST: Final = """
-import asyncio, json, os, threading
-
-import httpx
-import kafka
-import pytest
-from fastapi import FastAPI
-
-SETTINGS = {"bootstrap_servers": os.environ["BROKER"], "api_version": (2, 3)}
-TOPIC = "orders"
-
-
-class Client:
-    def __init__(self, app):
-        self._app = app
-
-    def post(self, path, json):
-        async def ask():
-            transport = httpx.ASGITransport(app=self._app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-                await client.post(path, json=json)
-        asyncio.run(ask())
-
-
-@pytest.fixture
-def client():
-    producer = kafka.KafkaProducer(**SETTINGS)
-    consumer = kafka.KafkaConsumer(TOPIC, **SETTINGS, group_id=os.environ["GROUP"],
-                                   auto_offset_reset="latest", consumer_timeout_ms=100)
-    producer.partitions_for(TOPIC)
-    while not consumer.assignment():
-        consumer.poll(timeout_ms=100)
-    for partition in consumer.assignment():
-        consumer.position(partition)
-    app = FastAPI()
-    stopping = threading.Event()
-
-    @app.post("/orders")
-    def place(order: dict):
-        producer.send(TOPIC, json.dumps(order).encode())
-
-    def work():
-        while not stopping.is_set():
-            for message in consumer:
-                pass
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    yield Client(app)
-    stopping.set()
-    worker.join()
-    consumer.close()
-    producer.close()
-"""
-
-WORKER: Final = """
-from opentelemetry import trace
-
-import tracekit
-
-tracekit.configure("billing")
-orders = tracekit.TracedQueue(name="orders")
-with trace.get_tracer("worker").start_as_current_span("order"):
-    orders.put(7)
-with orders.item() as order:
-    pass
-"""
-
-
 def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
-    pytester: pytest.Pytester = request.getfixturevalue("pytester")
-    broker = request.getfixturevalue("kafka_broker")
-    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
-    monkeypatch.setenv("BROKER", broker.address)
-    monkeypatch.setenv("GROUP", "under-pytest")
-    text = run(None)["__text__"]
-    if "client" in text:
-        pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(worker=WORKER)
-    pytester.makepyfile(test_readme=text)
+    """The test in a folder with the service and the worker of the README."""
+    from tracekit_demo.broker import embedded_broker
 
-    done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
+    pytester: pytest.Pytester = request.getfixturevalue("pytester")
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    files = {
+        "app": only_block("service"),
+        "worker": only_block("worker"),
+        "test_readme": run(None)["__text__"],
+    }
+    with embedded_broker() as broker, bank() as url:  # a broker of its own: the topic's name is fixed
+        monkeypatch.setenv("BANK_URL", url)
+        for name, text in files.items():
+            there = f'bootstrap_servers="{broker.address}", api_version=(2, 3)'
+            pytester.makepyfile(**{name: text.replace('bootstrap_servers="localhost:9092"', there)})
+        done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
 
     done.assert_outcomes(passed=1)
+
+
+def only_block(stage: str) -> str:
+    (block,) = [block for block in PYTHON if block.stage == stage]
+    return block.text
 
 
 STAGES: Final[Mapping[str, Stage]] = {
@@ -532,7 +472,7 @@ def test_the_units_in_the_table_are_those_of_the_metrics(flows: Captured) -> Non
 def test_the_links_lead_somewhere() -> None:
     linked = re.findall(r"\]\(([^)]+)\)", README)
 
-    assert [path for path in linked if not (ROOT / path).exists()] == []
+    assert [path for path in linked if not path.startswith("#") and not (ROOT / path).exists()] == []
 
 
 def test_the_terminal_s_output_is_that_of_the_renderer() -> None:
