@@ -107,7 +107,7 @@ class Handle:
             return
         self._undone = True
         until = time.monotonic() + timeout_s
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self._end)
         scope.install(None)
         self._patches.undo()
         if not self.flush(timeout_s):
@@ -118,11 +118,11 @@ class Handle:
         if self._unhush is not None:
             self._unhush()
 
-    def _at_exit(self) -> None:
+    def _end(self) -> None:
         """Undo, without waiting for what nobody listens to."""
         if not self._undone:
             for one in self._counted:
-                with shielded("the end of the process"):
+                with shielded("the end of a configuration"):
                     one.hurry()
         self.undo()
 
@@ -197,7 +197,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
     with _process.lock:
         is_second = is_configured()
         if _process.handle is not None:
-            _process.handle.undo()
+            _process.handle._end()  # noqa: SLF001
         patches = Patches()
         if settings.disabled:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
@@ -226,7 +226,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
                 ]
             )
             handle = Handle(report, signals, patches, counted)
-            atexit.register(handle._at_exit)  # noqa: SLF001
+            atexit.register(handle._end)  # noqa: SLF001
         _process.handle = handle
         if not settings.quiet:
             print(handle.report, file=sys.stderr, flush=True)
@@ -241,9 +241,9 @@ def _rejoin(settings: Settings) -> None:
             return
         handle.undo(_REJOIN_S)
         anew = start(settings)
-        atexit.unregister(anew._at_exit)  # noqa: SLF001
+        atexit.unregister(anew._end)  # noqa: SLF001
         vars(handle).update(vars(anew))
-        atexit.register(handle._at_exit)  # noqa: SLF001
+        atexit.register(handle._end)  # noqa: SLF001
         _process.handle = handle
 
 

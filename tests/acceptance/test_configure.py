@@ -221,6 +221,22 @@ def test_a_second_configuration_says_that_it_takes_the_place_of_the_first(
     ]
 
 
+@pytest.mark.shield
+def test_a_second_configuration_does_not_wait_for_what_nobody_listens_to() -> None:
+    with only({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}):
+        first = tracekit.configure("first", quiet=True)
+    logging.getLogger("program").warning("a line")
+    span("work")
+
+    began = time.monotonic()
+    with tracekit.configure("second", quiet=True):
+        took_s = time.monotonic() - began
+
+    assert took_s < 2
+    assert not first.is_active
+    assert first.dropped()["late"] >= 2  # the span and the line
+
+
 def test_an_instrumentation_that_is_disabled_in_vain_is_named() -> None:
     variables = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastpai,kafka,tracekit,logging"}
 
