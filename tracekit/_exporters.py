@@ -284,10 +284,11 @@ def _made(settings: Settings, signal: str) -> list[Any]:
 
 
 def _exporter(settings: Settings, signal: str, name: str) -> Any:
-    entry = _OTLP[settings.protocol] if name == "otlp" else name
+    protocol = settings.protocols[signal]
+    entry = _OTLP[protocol] if name == "otlp" else name
     for point in entry_points(group=f"opentelemetry_{signal}_exporter", name=entry):
         make = point.load()
-        if signal == "traces" and name == "otlp" and settings.protocol == "http/protobuf":
+        if signal == "traces" and name == "otlp" and protocol == "http/protobuf":
             # The same exporter, with an encoder of ours. By its own name, the SDK's can still be had.
             from tracekit.tracing.otlp_exporter import EncodingSpanExporter
 
@@ -295,7 +296,7 @@ def _exporter(settings: Settings, signal: str, name: str) -> Any:
         # An exporter reads the OTEL_EXPORTER_OTLP_* variables itself; an argument goes before them.
         if name != "otlp" or not settings.endpoint_given:
             return make()
-        if settings.protocol == "grpc":
+        if protocol == "grpc":
             return make(endpoint=settings.endpoint, insecure=settings.endpoint.startswith("http://"))
         return make(endpoint=f"{settings.endpoint.rstrip('/')}/{_PATHS[signal]}")
     raise SettingError(f"OTEL_{signal.upper()}_EXPORTER", name, f"there is no exporter {entry} here")

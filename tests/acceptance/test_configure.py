@@ -670,6 +670,21 @@ def test_a_disabled_instrumentation_is_left_alone() -> None:
         assert "| fastapi, httpx, structlog, logging on" in handle.report
 
 
+def test_each_signal_goes_by_its_own_protocol(flow_sink: FlowSink) -> None:
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": flow_sink.http_endpoint,
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": flow_sink.grpc_endpoint,
+        "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc",
+    }
+    with only(variables), tracekit.configure("orders", quiet=True) as handle:
+        with trace.get_tracer("program").start_as_current_span("work"):
+            logging.getLogger("program").warning("by another way")
+        assert handle.flush(PATIENCE_S)
+
+    assert [one.name for one in flow_sink.spans] == ["work"]
+    assert [line.body for line in flow_sink.logs] == ["by another way"]
+
+
 # -- the handle -------------------------------------------------------------------------------------
 
 
