@@ -8,7 +8,8 @@ standard input, so that it never outlives who started it. Everything is in memor
 
 Its limits (librdkafka 2.16): no CreateTopics (give the topics here; others appear at first use), no
 transaction isolation, one kafka-python member per consumer group, and kafka-python must be told
-`api_version=(2, 3)`, for it cannot find the version out.
+`api_version=(2, 3)`, for it cannot find the version out. With `--shared-group` the first group takes all
+members that join within three seconds, and none later.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ CURE: Final = "pip install 'tracekit[demo]', or name a Kafka of your own (tracek
 _MOCK_PARTITIONS: Final = 4
 _ERROR_SIZE: Final = 512
 _NUDGE_S: Final = 0.02
+_JOIN_MS: Final = 3000  # as Kafka's own group.initial.rebalance.delay.ms
+_LEADER_LAG_MS: Final = 1000
+_JOIN_GROUP: Final = 11  # the request's number in Kafka's protocol
 
 
 class BrokerError(RuntimeError):
@@ -73,15 +77,22 @@ class Broker:
 
 @contextmanager
 def embedded_broker(
-    topics: Sequence[str] = (), *, partitions: int = _MOCK_PARTITIONS, timeout_s: float = 10.0
+    topics: Sequence[str] = (),
+    *,
+    partitions: int = _MOCK_PARTITIONS,
+    shared_group: bool = False,
+    timeout_s: float = 10.0,
 ) -> Iterator[Broker]:
     """Run the mock cluster in a process of its own, with `topics` created, until the block ends.
 
+    `shared_group`: the first consumer group waits 3 s for further members, also of kafka-python.
     Raises BrokerError where it cannot start, with its own words and the cure.
     """
     # By path and -P: it starts also where the package was put on sys.path by hand, and no module
     # beside this file hides one of the same name.
     command = [sys.executable, "-P", str(Path(__file__)), "--partitions", str(partitions), *topics]
+    if shared_group:
+        command.append("--shared-group")
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             command,
@@ -126,7 +137,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 @contextmanager
-def mock_cluster(topics: Sequence[str], partitions: int) -> Iterator[str]:
+def mock_cluster(topics: Sequence[str], partitions: int, *, shared_group: bool = False) -> Iterator[str]:
     """The mock cluster inside this process; gives its address. Raises BrokerError."""
     library = _librdkafka()
     try:
@@ -147,7 +158,15 @@ def mock_cluster(topics: Sequence[str], partitions: int) -> Iterator[str]:
         try:
             with _kept_awake(address):
                 # A group of one need not wait for others: its first message comes after 0.1 s, not 3 s.
-                library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
+                delay_ms = _JOIN_MS if shared_group else 0
+                library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, delay_ms)
+                if shared_group:
+                    # The mock's group is up as soon as the leader has assigned the partitions; whoever
+                    # asks for its own after that gets an InvalidRequestError. So the leader, who is the
+                    # first to join, hears last that the group has formed: its answer is held back.
+                    library.rd_kafka_mock_broker_push_request_error_rtts(
+                        cluster, 1, _JOIN_GROUP, 1, 0, _LEADER_LAG_MS
+                    )
                 for topic in topics:
                     if code := library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1):
                         raise BrokerError(f"librdkafka refuses the topic {topic!r} (error {code})")
@@ -215,6 +234,11 @@ def _declare(library: ctypes.CDLL) -> None:
         ("rd_kafka_mock_cluster_bootstraps", text, (pointer,)),
         ("rd_kafka_mock_topic_create", number, (pointer, text, number, number)),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
+        (
+            "rd_kafka_mock_broker_push_request_error_rtts",  # and, for each answer: error, delay in ms
+            number,
+            (pointer, ctypes.c_int32, ctypes.c_int16, size),
+        ),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -227,11 +251,16 @@ def main() -> int:
     )
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help="topics to create")
     parser.add_argument("--partitions", type=int, default=_MOCK_PARTITIONS, help="of each topic (default: 4)")
+    parser.add_argument(
+        "--shared-group", action="store_true", help="let the first consumer group have several members"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        with mock_cluster(arguments.topics, arguments.partitions) as address:
+        with mock_cluster(
+            arguments.topics, arguments.partitions, shared_group=arguments.shared_group
+        ) as address:
             print(address, flush=True)
             while os.read(sys.stdin.fileno(), 4096):
                 pass

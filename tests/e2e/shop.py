@@ -1,4 +1,4 @@
-"""The shop of the plain programs: for each name a front, its topic and its worker, and one stock for all."""
+"""The shop of the plain programs: for each name a front, its topic and its workers, and one stock for all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S: Final = 60
 
 
 class Shop(NamedTuple):
-    """The programs, running: the fronts' URLs by name, and what they export to."""
+    """The programs, running (of several workers the last); the fronts' URLs by name; what they export to."""
 
     sink: FlowSink
     fronts: dict[str, str]
@@ -32,11 +32,21 @@ class Shop(NamedTuple):
 
 @contextmanager
 def shop(
-    sink: FlowSink, names: Sequence[str], *, under: Sequence[str] = TRACEKIT_RUN, **variables: str
+    sink: FlowSink,
+    names: Sequence[str],
+    workers: int = 1,
+    /,
+    *,
+    under: Sequence[str] = TRACEKIT_RUN,
+    **variables: str,
 ) -> Iterator[Shop]:
-    """The programs, started `under` a command with these variables, until the end of the block."""
+    """The programs, started `under` a command with these variables, until the end of the block.
+
+    Several `workers` are one consumer group, and one service: the embedded broker can do it for one name.
+    """
+    topics = [f"orders.{name}" for name in names]
     with ExitStack() as ends:
-        broker = ends.enter_context(embedded_broker([f"orders.{name}" for name in names]))
+        broker = ends.enter_context(embedded_broker(topics, shared_group=workers > 1))
 
         def start(service: str, command: Sequence[str], **own: str) -> None:
             named = {**sink.env, "OTEL_SERVICE_NAME": service}
@@ -49,12 +59,12 @@ def shop(
         sockets, urls = {}, {}
         for service in ("stock", *(f"front.{name}" for name in names)):
             sockets[service], urls[service] = ends.enter_context(listening())
-        start("stock", uvicorn("stock:app", sockets["stock"]))
-        for name in names:
+        for name, topic in zip(names, topics, strict=True):
             front, worker = f"front.{name}", f"worker.{name}"
-            topic = f"orders.{name}"
+            for _ in range(workers):  # first: their group forms while the others start
+                start(worker, ["python", "worker.py"], TOPIC=topic, GROUP=worker, STOCK_URL=urls["stock"])
             start(front, uvicorn("app:app", sockets[front]), TOPIC=topic)
-            start(worker, ["python", "worker.py"], TOPIC=topic, GROUP=worker, STOCK_URL=urls["stock"])
+        start("stock", uvicorn("stock:app", sockets["stock"]))
         yield Shop(sink, {name: urls[f"front.{name}"] for name in names}, programs)
 
 
