@@ -7,7 +7,7 @@ import contextvars
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar, cast, overload
 
@@ -22,7 +22,7 @@ _detached: set[asyncio.Task[object]] = set()
 
 
 class Carried(Awaitable[T]):
-    """An awaitable whose every step runs in a context of its own, in whatever task awaits it."""
+    """A coroutine, or the like, whose every step runs in one context, in whatever task awaits it."""
 
     __slots__ = ("_awaitable", "_context")
 
@@ -32,37 +32,27 @@ class Carried(Awaitable[T]):
 
     def __await__(self) -> Generator[object, object, T]:
         steps = self._awaitable.__await__()
-        step: Callable[[], object] = functools.partial(next, steps)
-        while True:
-            try:
-                waiting_for = self._context.run(step)
-            except StopIteration as end:
-                return cast("T", end.value)
-            try:
-                sent = yield waiting_for
-                step = functools.partial(next, steps) if sent is None else _sender(steps, sent)
-            except BaseException as error:  # noqa: BLE001 - a cancellation goes to the one who waits
-                step = _thrower(steps, error)
-
-
-def _sender(steps: Iterator[object], value: object) -> Callable[[], object]:
-    return functools.partial(cast("Generator[object, object, object]", steps).send, value)
-
-
-def _thrower(steps: Iterator[object], error: BaseException) -> Callable[[], object]:
-    def throw() -> object:
-        if isinstance(steps, Generator):
-            return steps.throw(error)
-        raise error
-
-    return throw
+        step = functools.partial(steps.send, None)
+        try:
+            while True:
+                try:
+                    waiting_for = self._context.run(step)
+                except StopIteration as end:
+                    return cast("T", end.value)
+                try:
+                    step = functools.partial(steps.send, (yield waiting_for))
+                except BaseException as error:  # noqa: BLE001 - a cancellation goes to the one who waits
+                    step = functools.partial(steps.throw, error)
+        finally:
+            del step  # it may hold the error that leaves here, and its traceback this frame
 
 
 def carry(function: Callable[P, T]) -> Callable[P, T]:
     """The function, bound to the caller's context: it runs there in whatever thread or task.
 
-    Works for plain and async functions; takes, gives and raises what the function does. Calls may
-    overlap; what one changes in the context, the next does not see.
+    Works for plain and async functions, and for plain ones that give a coroutine; takes, gives and
+    raises what the function does. Calls may overlap; what one changes in the context, the next does
+    not see.
 
         pool.submit(tracekit.carry(charge), order)
         future.add_done_callback(tracekit.carry(notify))
@@ -81,11 +71,8 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         own = captured.copy()
         result = own.run(function, *args, **kwargs)
-        # A future is not run by whoever awaits it, and has more to it: a task can be cancelled.
-        if not isinstance(result, Awaitable) or asyncio.isfuture(result):
-            return result
-        carried = Carried(result, own)
-        return cast("T", _awaiting(carried) if inspect.iscoroutine(result) else carried)
+        # What else can be awaited has more to it: a task can be cancelled, a connection entered by `with`.
+        return cast("T", _awaiting(Carried(result, own))) if inspect.iscoroutine(result) else result
 
     return run
 

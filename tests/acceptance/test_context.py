@@ -15,17 +15,23 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
+from opentelemetry.trace import SpanKind
 
 import tracekit
 from tests.acceptance import spawned
+from tests.acceptance.http_rig import parent_of, serving, telemetry
 from tests.acceptance.kafka_rig import Topic, context_headers
 from tracekit.model import Kind, Status
 from tracekit.testing import capture
@@ -163,6 +169,18 @@ def test_case_41_span_and_baggage_are_there(way: Callable[[], Any], flows: Captu
     assert here() == NOWHERE
 
 
+def test_threads_and_pools_that_nobody_carries_into_are_left_alone(flows: Captured) -> None:
+    seen: list[Any] = []
+    with request("request", "ada"):
+        thread = threading.Thread(target=lambda: seen.append(here()))
+        thread.start()
+        thread.join(PATIENCE_S)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            seen.append(pool.submit(here).result(PATIENCE_S))
+
+    assert seen == [NOWHERE, NOWHERE]
+
+
 def test_case_41_two_concurrent_submits_do_not_share_a_context(flows: Captured) -> None:
     both = threading.Barrier(2)
 
@@ -262,6 +280,45 @@ def test_a_task_that_a_carried_function_gives_is_that_task(flows: Captured) -> N
     assert asyncio.run(main()) == NOWHERE
 
 
+def test_an_awaitable_that_is_no_coroutine_is_given_as_it_is(flows: Captured) -> None:
+    class Connecting:
+        """Awaited, or entered by `async with`, as clients of databases and HTTP have it."""
+
+        def __await__(self) -> Any:
+            return (yield from asyncio.sleep(0, "connected").__await__())
+
+        async def __aenter__(self) -> Any:
+            return await self
+
+        async def __aexit__(self, *_: object) -> None:
+            return None
+
+    async def main() -> list[str]:
+        connect = tracekit.carry(Connecting)
+        async with connect() as entered:
+            return [entered, await connect()]
+
+    assert asyncio.run(main()) == ["connected"] * 2
+
+
+def test_a_carried_coroutine_that_was_cancelled_leaves_no_cycle(flows: Captured) -> None:
+    async def main() -> weakref.ref[BaseException]:
+        task = asyncio.ensure_future(tracekit.carry(asyncio.Event().wait)())
+        await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError as error:
+            return weakref.ref(error)
+        raise AssertionError("it was not cancelled")
+
+    gc.disable()
+    try:
+        assert asyncio.run(main())() is None
+    finally:
+        gc.enable()
+
+
 # -- headers ----------------------------------------------------------------------------------------
 
 OLD: Final = f"00-{'1' * 32}-{'2' * 16}-01"
@@ -317,6 +374,15 @@ def test_a_detached_task_is_kept_until_it_is_done(flows: Captured) -> None:
         return await task
 
     assert asyncio.run(main()) == NOWHERE
+
+
+def test_a_coroutine_is_not_detached_where_no_loop_runs() -> None:
+    coroutine = work_here()
+
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        tracekit.spawn_detached(coroutine)
+
+    coroutine.close()
 
 
 # -- queues -----------------------------------------------------------------------------------------
@@ -1111,6 +1177,100 @@ def test_a_generator_serves_as_context_manager(flows: Captured) -> None:
     assert [(span.status, span.attributes["error.type"]) for span in flows.spans] == [
         (Status.ERROR, "ValueError")
     ] * 2
+
+
+def test_an_async_generator_that_is_cancelled_has_neither_done_nor_failed(flows: Captured) -> None:
+    @tracekit.traced_generator
+    async def waiting() -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 1
+
+    async def main() -> None:
+        task = asyncio.ensure_future(anext(waiting()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    (span,) = flows.spans
+    assert (span.status, span.attributes["tracekit.cancelled"]) == (Status.UNSET, True)
+
+
+@pytest.mark.parametrize("way", ["plain", "async"])
+@pytest.mark.parametrize("leaves_early", [False, True], ids=["read whole", "left early"])
+def test_a_streamed_generator_works_in_its_request_and_leaks_nothing(
+    way: str, leaves_early: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, done = FastAPI(), threading.Event()
+
+    @tracekit.traced_generator
+    def lines() -> Iterator[bytes]:
+        try:
+            for _ in range(50):
+                with tracer().start_as_current_span("read"):
+                    yield b"x" * 65_536
+        finally:
+            done.set()
+
+    @tracekit.traced_generator
+    async def lines_async() -> AsyncIterator[bytes]:
+        try:
+            for _ in range(50):
+                with tracer().start_as_current_span("read"):
+                    yield b"x" * 65_536
+        finally:
+            done.set()
+
+    @app.get("/lines")
+    async def answer() -> StreamingResponse:
+        return StreamingResponse(lines() if way == "plain" else lines_async())
+
+    with telemetry() as found, serving(app) as url, httpx.stream("GET", f"{url}/lines") as response:
+        for _ in response.iter_raw():
+            if leaves_early:
+                break
+        response.close()
+        deadline = time.monotonic() + PATIENCE_S
+        while not done.wait(0.05):  # Starlette leaves a plain generator to the garbage collector
+            assert time.monotonic() < deadline
+            gc.collect()
+
+    (entry,) = found.spans(SpanKind.SERVER)
+    (stream,) = [span for span in found.spans() if span.name.endswith((".lines", ".lines_async"))]
+    reads = [span for span in found.spans() if span.name == "read"]
+    assert parent_of(stream, [entry]) is entry
+    assert {parent_of(span, found.spans()) for span in reads} == {stream}
+    assert len(reads) == 50 or (leaves_early and reads)
+    assert "detach" not in caplog.text
+
+
+def test_a_generator_in_a_cycle_is_closed_in_its_own_context(
+    flows: Captured, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[tuple[str, object]] = []
+
+    @tracekit.traced_generator
+    def connection() -> Iterator[str]:
+        with tracer().start_as_current_span("read"):
+            try:
+                yield here()[0]
+            finally:
+                closed.append(here())
+
+    def forget() -> str:
+        iterating = connection()
+        cycle: list[object] = [iterating]
+        cycle.append(cycle)
+        return next(iterating)
+
+    inside = forget()
+    gc.collect()
+
+    assert closed == [(inside, None)]
+    assert sorted(span.name.rpartition(".")[2] for span in flows.spans) == ["connection", "read"]
+    assert "detach" not in caplog.text
 
 
 def test_what_a_forgotten_async_generator_closes_is_its_own_work(flows: Captured) -> None:

@@ -6,7 +6,7 @@ import contextvars
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -16,22 +16,30 @@ from tracekit.carried import Carried
 from tracekit.guard import shielded
 from tracekit.tracing.errors import outcome
 
-if TYPE_CHECKING:
-    from types import AsyncGeneratorType, GeneratorType
-
 P = ParamSpec("P")
 G = TypeVar("G")
 
 
+_REGULAR = (StopIteration, StopAsyncIteration, GeneratorExit)
+
+
 class _Life:
-    """A generator's span, and the context in which its every step runs."""
+    """A generator, its span, and the context in which its every step runs.
 
-    __slots__ = ("_ended", "_span", "context")
+    Made before the generator is: of what is garbage together, the collector finalizes the oldest first,
+    and only ours closes the generator in its context.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_ended", "_span", "context", "inner")
+
+    def __init__(self) -> None:
         self.context = contextvars.copy_context()
+        self.inner: Any = None
         self._ended = False
         self._span: trace.Span = trace.INVALID_SPAN
+
+    def begin(self, name: str, inner: Any) -> None:
+        self.inner = inner
         with shielded("the span of a generator"):
             self._span = trace.get_tracer("tracekit", schema_url=semconv.SCHEMA_URL).start_span(name)
             self.context.run(otel.attach, trace.set_span_in_context(self._span))
@@ -48,71 +56,67 @@ class _Life:
             finally:
                 self._span.end()
 
+    def step(self, run: Callable[..., Any], *args: Any) -> Any:
+        if self.inner.gi_running:  # it is called from within, or by another thread, and says so itself
+            return run(*args)
+        try:
+            return self.context.run(run, *args)
+        except BaseException as error:
+            if self.inner.gi_frame is None:  # else it was only used wrongly, and goes on
+                self.end(error)
+            raise
 
-_REGULAR = (StopIteration, StopAsyncIteration, GeneratorExit)
+    async def astep(self, awaitable: Awaitable[Any]) -> Any:
+        if self.inner.ag_running:
+            return await awaitable
+        try:
+            return await Carried(awaitable, self.context)
+        except BaseException as error:
+            if self.inner.ag_frame is None:
+                self.end(error)
+            raise
+
+    def __del__(self) -> None:
+        try:
+            if inspect.isgenerator(self.inner):
+                self.step(self.inner.close)
+        finally:
+            self.end()
+            # The event loop closes a forgotten one in a task, in the context in which it is let go.
+            self.context.run(delattr, self, "inner")
 
 
 class _Traced(Generator[Any, Any, Any]):
-    def __init__(self, inner: GeneratorType[Any, Any, Any], life: _Life) -> None:
-        self._inner = inner
+    def __init__(self, life: _Life) -> None:
         self._life = life
 
     def __next__(self) -> Any:
-        return self._step(self._inner.__next__)
+        return self._life.step(self._life.inner.__next__)
 
     def send(self, value: Any) -> Any:
-        return self._step(self._inner.send, value)
+        return self._life.step(self._life.inner.send, value)
 
     def throw(self, *error: Any) -> Any:
-        return self._step(self._inner.throw, *error)
+        return self._life.step(self._life.inner.throw, *error)
 
     def close(self) -> None:
-        self._step(self._inner.close)
+        self._life.step(self._life.inner.close)
         self._life.end()
-
-    def _step(self, run: Callable[..., Any], *args: Any) -> Any:
-        if self._inner.gi_running:  # it is called from within, or by another thread, and says so itself
-            return run(*args)
-        try:
-            return self._life.context.run(run, *args)
-        except BaseException as error:
-            if self._inner.gi_frame is None:  # else it was only used wrongly, and goes on
-                self._life.end(error)
-            raise
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class _AsyncTraced(AsyncGenerator[Any, Any]):
-    def __init__(self, inner: AsyncGeneratorType[Any, Any], life: _Life) -> None:
-        self._inner = inner
+    def __init__(self, life: _Life) -> None:
         self._life = life
 
     async def asend(self, value: Any) -> Any:
-        return await self._step(self._inner.asend(value))
+        return await self._life.astep(self._life.inner.asend(value))
 
     async def athrow(self, *error: Any) -> Any:
-        return await self._step(self._inner.athrow(*error))
+        return await self._life.astep(self._life.inner.athrow(*error))
 
     async def aclose(self) -> None:
-        await self._step(self._inner.aclose())
+        await self._life.astep(self._life.inner.aclose())
         self._life.end()
-
-    async def _step(self, awaitable: Awaitable[Any]) -> Any:
-        if self._inner.ag_running:  # it says so itself
-            return await awaitable
-        try:
-            return await Carried(awaitable, self._life.context)
-        except BaseException as error:
-            if self._inner.ag_frame is None:
-                self._life.end(error)
-            raise
-
-    def __del__(self) -> None:
-        self._life.end()
-        # The event loop closes a forgotten one in a task, in the context in which it is let go.
-        self._life.context.run(delattr, self, "_inner")
 
 
 def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
@@ -133,11 +137,11 @@ def traced_generator(function: Callable[P, G]) -> Callable[P, G]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> G:
+        life = _Life()
         made: Any = function(*args, **kwargs)
-        if inspect.isgenerator(made):
-            return cast("G", _Traced(made, _Life(name)))
-        if inspect.isasyncgen(made):
-            return cast("G", _AsyncTraced(made, _Life(name)))
-        return cast("G", made)
+        if not inspect.isgenerator(made) and not inspect.isasyncgen(made):
+            return cast("G", made)
+        life.begin(name, made)
+        return cast("G", _Traced(life) if inspect.isgenerator(made) else _AsyncTraced(life))
 
     return call
