@@ -115,11 +115,6 @@ class Settings:
     without: frozenset[str] = field(default_factory=frozenset)
     """Integrations that are left alone: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS."""
 
-    @property
-    def protocol(self) -> str:
-        """The one for traces."""
-        return self.protocols["traces"]
-
 
 def read(
     environment: Environment | None = None,

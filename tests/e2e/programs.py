@@ -59,13 +59,17 @@ def environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def running(
-    command: Sequence[str], variables: Mapping[str, str], *, listening: socket.socket | None = None
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    listening: socket.socket | None = None,
+    folder: Path = PLAIN,
 ) -> Iterator[Program]:
-    """The program, in the folder of the plain ones, until the end of the block."""
+    """The program, by default in the folder of the plain ones, until the end of the block."""
     with tempfile.NamedTemporaryFile() as said, tempfile.NamedTemporaryFile() as complained:
         process = subprocess.Popen(
             command,
-            cwd=PLAIN,
+            cwd=folder,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=said,

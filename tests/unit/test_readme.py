@@ -16,9 +16,11 @@ import inspect
 import json
 import logging
 import re
+import shlex
 import textwrap
 import threading
 import tomllib
+import urllib.request
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import metadata
@@ -28,8 +30,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
+from tracekit_demo.broker import embedded_broker
 
 import tracekit
+from tests.e2e.programs import listening, running
 from tracekit import cli, semconv
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from tracekit_demo.broker import Broker
 
     from tests.brokers import Kafka
-    from tracekit.testing import Captured
+    from tracekit.testing import Captured, FlowSink
 
     Stage = Callable[[pytest.FixtureRequest, Callable[[Mapping[str, Any]], Mapping[str, Any]]], None]
 
@@ -293,8 +297,6 @@ def alone(request: pytest.FixtureRequest, run: Any) -> None:
 
 def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
     """The test in a folder with the service and the worker of the README."""
-    from tracekit_demo.broker import embedded_broker
-
     pytester: pytest.Pytester = request.getfixturevalue("pytester")
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     files = {
@@ -305,8 +307,7 @@ def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
     with embedded_broker() as broker, bank() as url:  # a broker of its own: the topic's name is fixed
         monkeypatch.setenv("BANK_URL", url)
         for name, text in files.items():
-            there = f'bootstrap_servers="{broker.address}", api_version=(2, 3)'
-            pytester.makepyfile(**{name: text.replace('bootstrap_servers="localhost:9092"', there)})
+            pytester.makepyfile(**{name: on(broker, text)})
         done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
 
     done.assert_outcomes(passed=1)
@@ -347,6 +348,46 @@ def test_an_example_does_what_the_readme_says(block: Block, request: pytest.Fixt
         return namespace
 
     STAGES[block.stage](request, run)
+
+
+def test_its_programs_run_traced_without_the_two_lines(tmp_path: Path, flow_sink: FlowSink) -> None:
+    shown = "\n".join(block.text for block in BLOCKS if block.language == "sh")
+    front, back = (shlex.split(line) for line in shown.splitlines() if line.startswith("tracekit run "))
+    with embedded_broker(["orders"]) as broker, bank() as bank_url, listening() as (bound, url):
+        for name, stage in (("app", "service"), ("worker", "worker")):
+            text = re.sub(
+                r"^(import tracekit|tracekit\.configure\(.*\))\n", "", only_block(stage), flags=re.MULTILINE
+            )
+            assert "tracekit" not in text
+            (tmp_path / f"{name}.py").write_text(on(broker, text))
+        variables = {**flow_sink.env, "BANK_URL": bank_url}
+        served = [*front, "--fd", str(bound.fileno())]
+        with (
+            running(served, variables, listening=bound, folder=tmp_path),
+            running(back, variables, folder=tmp_path),
+        ):
+            assert order_at(url) == 202
+            flow = flow_sink.wait_for_flow(
+                "POST /orders", "send orders", "process orders", "POST", timeout_s=60
+            )
+
+    flow.assert_complete()
+    assert flow.services == ("orders", "billing")
+    assert "order 7 billed: 200" in [line.body for line in flow.logs]
+
+
+def on(broker: Broker, text: str) -> str:
+    """The program with this broker in the place of the one on localhost:9092."""
+    there = f'bootstrap_servers="{broker.address}", api_version=(2, 3)'
+    return text.replace('bootstrap_servers="localhost:9092"', there)
+
+
+def order_at(url: str) -> int:
+    order = urllib.request.Request(
+        f"{url}/orders", b'{"id": 7}', {"content-type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(order, timeout=60) as answer:
+        return int(answer.status)
 
 
 # -- names, commands, tables --------------------------------------------------------------------------
