@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import venv
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.e2e.programs import PATIENCE_S, PLAIN, TRACEKIT_RUN, environment, listening, running, uvicorn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tracekit.testing import FlowSink
@@ -150,18 +152,22 @@ def test_quiet_says_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def started(program: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(program: str) -> Iterator[subprocess.Popen[str]]:
     """The program, ready: it has said so in its first line."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*TRACEKIT_RUN, "--quiet", *python(program)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"),
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"{process.pid}\n"  # the program took the command's place
-    return process
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{process.pid}\n"  # the program took the command's place
+            yield process
+        finally:
+            process.kill()
 
 
 WAITS = "import os, requests, signal, sys\nprint(os.getpid(), flush=True)\n"
