@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from tracekit import semconv
 from tracekit.flow import facts
 from tracekit.flow.axis import Axis, axis_of
 from tracekit.flow.labels import labels
@@ -13,7 +14,7 @@ from tracekit.flow.text import columns, counted, duration, fitted, harmless, sho
 from tracekit.model import Span, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tracekit.flow.build import Flow
     from tracekit.flow.edges import MessageEdge
@@ -26,6 +27,8 @@ _DURATION, _MARK, _SPACE = 8, 2, 3
 _LEAD: Final = 8
 """Dots lead to a bar within this many columns; farther off they would be noise."""
 _NAME: Final = 48
+_NAMES: Final = 3
+"""Names take at most so many quarters of what the other columns leave; bars have the rest."""
 _DEEPEST: Final = 12
 """Deeper levels are drawn at this one."""
 
@@ -50,7 +53,7 @@ def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
     rows = list(_rows(flow, names))
     owners = min(max(columns(shortened(row.owner, width // 5)) for row in rows), width // 5) + 2
     room = width - owners - _MARK - _DURATION - _SPACE
-    what = min(max(columns(shortened(row.text, width)) for row in rows), room * 3 // 5)
+    what = min(max(columns(shortened(row.text, width)) for row in rows), room * _NAMES // 4)
     axis = axis_of(
         [(row.start_ns, row.end_ns) for row in rows if not row.is_wait],
         min(row.start_ns for row in rows),
@@ -73,12 +76,13 @@ def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
 
 def render_line(flow: Flow) -> str:
     """The flow in one line, for a console or a log."""
-    name = shortened(labels(flow.tree)[0], _NAME)
+    names = labels(flow.tree)
+    name = shortened(names[0], _NAME)
     answered = f" {said}" if (said := _answer(flow)) else ""
     done = f"{'done in' if not flow.open_spans else 'open after'} {duration(flow.completion_ns)}"
     arrow = " ->" if answered else ""
-    notes = [f"queued {duration(flow.waited_ns)} on {_queues_named(flow)}"] if flow.waits else []
-    notes += _counts(flow)
+    notes = [f"queued {duration(sum(on.values()))} on {_queues_named(on)}"] if (on := _queues(flow)) else []
+    notes += _counts(flow, _blame(flow, names))
     if flow.breaks:
         reasons = ", ".join(dict.fromkeys(each.reason for each in flow.breaks))
         notes.append(f"{counted(len(flow.breaks), 'break')}: {reasons}")
@@ -95,33 +99,66 @@ def _answer(flow: Flow) -> str:
 
 
 def _queues(flow: Flow) -> dict[tuple[str, str, str], int]:
-    """How long messages waited in each queue: a destination and who reads it."""
+    """How long the end of the flow waited in each queue: a destination and who reads it.
+
+    Messages that waited beside that path did not delay it, and their waits would add up to more than the
+    whole. Where none is on the path, it is the longest one.
+    """
+    on_path = [(each.edge, each.duration_ns) for each in flow.completion_path if each.kind == "wait"]
+    if not on_path:
+        waits = [(edge, edge.wait.duration_ns) for edge in flow.edges if edge.wait is not None]
+        on_path = [max(waits, key=lambda each: each[1])] if waits else []
     queues: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-    for edge in flow.edges:
-        if edge.wait is not None:
-            queues[edge.system, edge.destination, edge.consumer] += edge.wait.duration_ns
+    for edge, waited_ns in on_path:
+        if edge is not None:
+            queues[_queue(edge)] += waited_ns
     return queues
 
 
-def _queues_named(flow: Flow) -> str:
+def _queue(edge: MessageEdge) -> tuple[str, str, str]:
+    return edge.system, edge.destination, edge.consumer
+
+
+def _queues_named(queues: Mapping[tuple[str, str, str], int]) -> str:
     """The destination that took longest, and how many there are besides."""
     by_name: defaultdict[str, int] = defaultdict(int)
-    for (_, name, _), waited in _queues(flow).items():
+    for (_, name, _), waited in queues.items():
         by_name[name] += waited
     first = min(by_name, key=lambda name: (-by_name[name], name))
     more = f" and {len(by_name) - 1} more" if len(by_name) > 1 else ""
     return shortened(first or "a queue", _NAME) + more
 
 
-def _counts(flow: Flow) -> list[str]:
-    """What went otherwise than planned, as far as there is any."""
+def _counts(flow: Flow, blame: str = "") -> list[str]:
+    """What went otherwise than planned, as far as there is any; `blame` says what failed."""
     kinds = (
-        (flow.retries, "retry"),
-        (flow.duplicates, "duplicate"),
-        (len(flow.errors), "error"),
-        (len(flow.open_spans), "open span"),
+        (flow.retries, "retry", ""),
+        (flow.duplicates, "duplicate", ""),
+        (len(flow.errors), "error", f": {blame}" if blame else ""),
+        (len(flow.open_spans), "open span", ""),
     )
-    return [counted(count, noun) for count, noun in kinds if count]
+    return [counted(count, noun) + why for count, noun, why in kinds if count]
+
+
+def _cause(span: Span) -> str:
+    """Why a span failed: the type of its error, else the description of its status; empty if it did not.
+
+    An HTTP status is the weakest: it says that something failed, and not what.
+    """
+    if span.status is not Status.ERROR:
+        return ""
+    raised = [facts.text(event.attributes, semconv.EXCEPTION_TYPE) for event in span.events]
+    said = [facts.text(span.attributes, semconv.ERROR_TYPE), *reversed(raised), span.status_message]
+    known = [cause for cause in said if cause and cause != "_OTHER"]
+    return next((cause for cause in known if not cause.isdigit()), known[0] if known else "")
+
+
+def _blame(flow: Flow, names: tuple[str, ...]) -> str:
+    """The failure that the others came from, as far as can be told: the innermost that says why."""
+    for span, name, children in zip(flow.spans, names, flow.tree.children, strict=True):
+        if (cause := _cause(span)) and not any(_cause(flow.spans[child]) for child in children):
+            return shortened(f"{span.service.name} {name}: {cause}", 2 * _NAME)
+    return ""
 
 
 def _headline(flow: Flow, name: str, width: int, *, color: bool) -> Iterator[str]:
@@ -130,7 +167,9 @@ def _headline(flow: Flow, name: str, width: int, *, color: bool) -> Iterator[str
     said = [answer] if (answer := _answer(flow)) else []
     said.append(f"{done} {duration(flow.completion_ns)}")
     if queues := _queues(flow):
-        said.append(f"waited {duration(flow.waited_ns)} in {counted(len(queues), 'queue')}")
+        number = len({_queue(edge) for edge in flow.edges if edge.wait is not None})
+        some = f"{len(queues)} of " if len(queues) < number else ""
+        said.append(f"waited {duration(sum(queues.values()))} in {some}{counted(number, 'queue')}")
     said += _counts(flow)
     said.append(counted(len(flow.breaks), "break"))
     line = shortened(name, min(_NAME, width // 2)) + "  "
@@ -188,7 +227,9 @@ def _rows(flow: Flow, names: tuple[str, ...]) -> Iterator[_Row]:
         if edge_in is not None and edge_in.wait is not None:
             yield _wait_row(edge_in, f"{own}{_waited(edge_in)}")
             own, below = f"{below}└ ", f"{below}  "
-        yield _span_row(tree.spans[item], f"{own}{names[item]}", flow.end_ns)
+        cause = _cause(tree.spans[item])
+        text = f"{own}{names[item]}{': ' if cause else ''}{cause}"
+        yield _span_row(tree.spans[item], text, flow.end_ns)
         inner: list[int | MessageEdge] = [*elsewhere[item], *tree.children[item]]
         deeper = len(below) < 2 * _DEEPEST
         for index in range(len(inner) - 1, -1, -1):

@@ -8,11 +8,11 @@ import pytest
 
 from tracekit.flow import build_flow, render, render_line
 from tracekit.flow.text import columns, duration, harmless, shortened
-from tracekit.model import Kind, Service, Span
+from tracekit.model import Event, Kind, Service, Span, Status
 from tracekit.testing.spans import at, batch, called, processed, request, sent, shop, span
 
 DRAWING = """\
-POST /orders  202 in 84 ms · done in 2.63 s · waited 1.99 s in 3 queues · 1 error
+POST /orders  202 in 84 ms · done in 2.63 s · waited 1.94 s in 2 of 3 queues · 1 error
               0 breaks   7b804b04
 orders        POST /orders                              84 ms   ▇▇▇
 orders        ├ POST payment /charge                    43 ms   ▇▇
@@ -42,7 +42,7 @@ def test_a_flow_in_one_line_has_both_numbers_and_the_waiting() -> None:
     done = processed(send, 1660, 3200, published=30)
 
     assert render_line(build_flow([entry, send, failed, done])) == (
-        "POST /orders 202 in 41 ms -> done in 3.2 s (queued 2.6 s on orders.created, 1 retry, 1 error)"
+        "POST /orders 202 in 41 ms -> done in 3.2 s (queued 1.63 s on orders.created, 1 retry, 1 error)"
     )
 
 
@@ -80,6 +80,67 @@ def test_skew_is_shown_with_the_wait() -> None:
     text = render(build_flow([send, processed(send, 10, published=15)]))
 
     assert "orders waited, clocks 5 ms apart" in text
+
+
+def test_waits_side_by_side_are_not_added_up() -> None:
+    entry = request(end=20)
+    send = sent("orders", 10, 12, parent=entry)
+    slow = processed(send, 1000, 1010, published=12, service="mail")
+    quick = processed(send, 900, 910, published=12, service="audit")
+    flow = build_flow([entry, send, slow, quick])
+
+    assert "done in 1.01 s · waited 988 ms in 1 of 2 queues" in render(flow)
+    assert "done in 1.01 s (queued 988 ms on orders)" in render_line(flow)
+
+
+def test_where_nobody_waited_for_a_message_its_longest_wait_is_said() -> None:
+    entry = request(end=500)
+    send = sent("orders", 10, 12, parent=entry)
+    first = processed(send, 52, 60, published=12, service="mail")
+    second = processed(send, 72, 80, published=12, service="audit")
+
+    assert "waited 60 ms in 1 of 2 queues" in render(build_flow([entry, send, first, second]))
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (replace(request(), attributes={"error.type": "RuntimeError"}), ": RuntimeError"),
+        (replace(request(), attributes={"error.type": "_OTHER"}, status_message="no card"), ": no card"),
+        (
+            replace(
+                request(),
+                attributes={"error.type": "500"},
+                events=(Event("exception", at(5), {"exception.type": "KeyError"}),),
+            ),
+            ": KeyError",
+        ),
+        (replace(request(), attributes={"error.type": "500"}), ": 500"),
+        (request(), ""),
+    ],
+)
+def test_an_error_says_what_failed(failure: Span, why: str) -> None:
+    flow = build_flow([replace(failure, status=Status.ERROR)])
+
+    assert render(flow).splitlines()[1].startswith(f"orders  POST /orders{why} ✕")
+    assert render_line(flow).endswith(f"(1 error{': orders POST /orders' if why else ''}{why})")
+
+
+def test_of_several_errors_the_innermost_is_named() -> None:
+    entry = replace(request(), status=Status.ERROR, attributes={"error.type": "500"})
+    charge = span("charge", 1, 5, parent=entry, service="payment", attributes={"error.type": "BankError"})
+    flow = build_flow([entry, replace(charge, status=Status.ERROR)])
+
+    assert render_line(flow).endswith("(2 errors: payment charge: BankError)")
+
+
+@pytest.mark.parametrize(("width", "is_whole"), [(80, False), (100, True), (140, True)])
+def test_a_name_is_cut_only_where_bars_would_have_no_room(width: int, is_whole: bool) -> None:
+    spans = [request(end=90)]
+    for depth in range(1, 16):
+        spans.append(span("reserve the stock of it", depth, 90, parent=spans[-1]))
+
+    assert ("…" not in render(build_flow(spans), width=width)) == is_whole
 
 
 def test_each_message_of_a_batch_has_a_line() -> None:
