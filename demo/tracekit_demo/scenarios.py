@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
@@ -22,7 +23,7 @@ _CARDS: Final[Mapping[Ending, str]] = {
 }
 _ANSWERS: Final[Mapping[Ending, int]] = {"accepted": 201, "declined": 402, "malformed": 422, "crashed": 500}
 _GOODS: Final = ("lamp", "chair", "desk", "shelf", "rug")
-_WEIGHTS: Final[Mapping[Ending, int]] = {"accepted": 16, "declined": 2, "malformed": 1, "crashed": 1}
+_ROUND: Final[tuple[Ending, ...]] = ("declined", "accepted", "crashed", "accepted", "malformed", "accepted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,9 @@ class Scenario:
 
 
 def stream(chance: Random) -> Iterator[Scenario]:
-    """Orders without end: all modes in turn, most of them accepted."""
-    endings, weights = list(_WEIGHTS), list(_WEIGHTS.values())
+    """Orders without end: all modes in turn, first a plain one of each, then all endings in turn."""
     for mode in MODES:
         yield Scenario(mode)
-    while True:
+    for ending in itertools.cycle(_ROUND):
         for mode in MODES:
-            (ending,) = chance.choices(endings, weights)
             yield Scenario(mode, ending, chance.choice(_GOODS), chance.randint(1, 4))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
+from typing import IO
 
 import psutil
+import pytest
 from tracekit_demo.broker import embedded_broker
 from tracekit_demo.shop.topics import TOPICS
 
@@ -20,8 +25,10 @@ def test_once_shows_one_whole_flow_of_each_mode() -> None:
     demo = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=PATIENCE_S)
 
     assert demo.returncode == 0, demo.stdout + demo.stderr
-    lines = re.findall(r"^(\w+), accepted: POST /orders (\d+) in .* -> done in ", demo.stdout, re.MULTILINE)
-    assert lines == [("sync", "201"), ("async", "202"), ("hybrid", "202")]
+    lines = re.findall(
+        r"^#(\d) (\w+), accepted: POST /orders (\d+) in .* -> done in ", demo.stdout, re.MULTILINE
+    )
+    assert lines == [("1", "sync", "201"), ("2", "async", "202"), ("3", "hybrid", "202")]
     assert "3 of 3 flows have every edge of their mode, and no break" in demo.stdout
     assert demo.stdout.count("0 breaks") == 3
     assert "kafka (embedded)" in demo.stdout
@@ -42,7 +49,7 @@ def test_with_a_kafka_by_address_orders_go_on_until_ctrl_c_ends_everything() -> 
             said = ""
             for line in demo.stdout:
                 said += line
-                if line.startswith("hybrid, "):
+                if "\n#11 " in said and "\n#12 " in said:
                     break
             children = psutil.Process(demo.pid).children(recursive=True)
             demo.send_signal(signal.SIGINT)
@@ -50,5 +57,66 @@ def test_with_a_kafka_by_address_orders_go_on_until_ctrl_c_ends_everything() -> 
 
     assert f"kafka ({kafka.address})" in said
     assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], ""), said + rest + errors
-    assert len(children) == 6
+    assert len(re.findall(r"^#\d+ .*   [0-9a-f]{8}$", said, re.MULTILINE)) >= 8
+    assert ", 1 error: payment process order.created: RuntimeError)" in said
+    assert said.count("0 breaks") == 3
+    assert len(children) == 7, children
     assert [child for child in children if child.is_running()] == []
+
+
+@pytest.mark.parametrize("said", ["collector", "kafka", "orders", "an order a second"])
+def test_ctrl_c_ends_everything_at_any_moment_of_the_start(said: str) -> None:
+    demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with demo:
+        assert demo.stdout is not None
+        so_far = ""
+        while said not in so_far:
+            so_far += demo.stdout.read(1)
+        children = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(signal.SIGINT)
+        rest, errors = demo.communicate(timeout=PATIENCE_S)
+
+    assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], ""), so_far + rest + errors
+    assert [child for child in children if child.is_running()] == []
+
+
+def test_two_demos_at_once_do_not_disturb_each_other() -> None:
+    both = [subprocess.Popen([*DEMO, "--once"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [demo.communicate(timeout=PATIENCE_S)[0] for demo in both]
+
+    assert [demo.returncode for demo in both] == [0, 0], said
+
+
+def test_an_order_whose_number_is_typed_is_shown_as_a_tree() -> None:
+    ours, theirs = pty.openpty()
+    demo = subprocess.Popen(
+        DEMO,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_own_terminal,
+    )
+    os.close(theirs)
+    with demo, os.fdopen(ours, "r+b", buffering=0) as terminal:
+        _read_until(terminal, "\n#4 ")
+        terminal.write(b"4\n")
+        _read_until(terminal, "\n#4 sync, declined: ", "0 breaks", "orders", "└ POST payment /charge: 402")
+        terminal.write(b"99999\n")
+        _read_until(terminal, "no order '99999' among the last 200 that are done")
+        terminal.write(b"\x03")
+        _read_until(terminal, "ended")
+        assert demo.wait(PATIENCE_S) == 0
+
+
+def _own_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_until(terminal: IO[bytes], *wanted: str) -> None:
+    """Return when all of these have come, one after another."""
+    said = b""
+    for text in wanted:
+        while text.encode() not in said:
+            said += terminal.read(1).replace(b"\r", b"")
+        said = said.partition(text.encode())[2]

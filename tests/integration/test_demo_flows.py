@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from tracekit_demo.expected import EXPECTED, Edge, missing, seen, surplus
 from tracekit_demo.scenarios import ENDINGS, MODES, Scenario, stream
-from tracekit_demo.watch import Watch
+from tracekit_demo.watch import Watch, Watched
 
 from tracekit.collector.memory import MemoryStore
 from tracekit.flow import build_flow
-from tracekit.model import Kind, Service, Span
+from tracekit.model import Kind, Service, Span, Status
+
+if TYPE_CHECKING:
+    from tracekit_demo.scenarios import Ending
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000
@@ -109,7 +114,7 @@ def test_an_edge_that_is_there_twice_is_named() -> None:
 def test_a_flow_is_done_once_its_edges_are_there() -> None:
     store = MemoryStore()
     watch = Watch(store)
-    watch.add(Scenario("sync", "declined"), TRACE, 402)
+    watch.add(1, Scenario("sync", "declined"), TRACE, 402)
     store.add_spans([ENTRY, CALL])
     assert watch.next_done(0) is None
 
@@ -124,7 +129,7 @@ def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
     store = MemoryStore()
     store.add_spans([ENTRY, CALL])
     watch = Watch(store, patience_s=0)
-    watch.add(Scenario("sync", "declined"), TRACE, 500)
+    watch.add(1, Scenario("sync", "declined"), TRACE, 500)
 
     done = watch.next_done(0)
 
@@ -151,9 +156,58 @@ def test_the_caller_is_told_what_is_known_by_then(mode: str, ending: str, answer
     assert found[mode, ending] == answer  # type: ignore[index]  # the table's text is one of the literals
 
 
-def test_the_stream_begins_with_each_mode_and_has_all_endings() -> None:
+def test_the_stream_begins_with_each_mode_and_soon_has_had_all_endings_in_each() -> None:
     orders = stream(Random(1))
-    first = [next(orders) for _ in range(200)]
+    first = [next(orders) for _ in range(21)]
 
-    assert [order.mode for order in first[:3]] == list(MODES)
-    assert {order.ending for order in first} == set(ENDINGS)
+    assert first[:3] == [Scenario(mode) for mode in MODES]
+    assert {(order.mode, order.ending) for order in first} == set(EXPECTED)
+
+
+def test_what_comes_too_late_and_must_not_be_there_is_found_at_the_end() -> None:
+    store = MemoryStore()
+    watch = Watch(store)
+    watch.add(1, Scenario("sync", "declined"), TRACE, 402)
+    store.add_spans([ENTRY, CALL, CHARGED])
+    done = watch.next_done(0)
+    assert done is not None
+
+    store.add_spans([span(13, "payment", "POST /charge", Kind.SERVER, 2)])
+    watch.settle([done])
+
+    assert done.faults == (f"not expected: {CHARGE}",)
+
+
+def failing(each: Span) -> Span:
+    return replace(each, status=Status.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("spans", "ending", "faults"),
+    [
+        ([ENTRY, CALL, failing(CHARGED)], "declined", ("failed: payment POST /charge",)),
+        ([ENTRY, failing(CALL), CHARGED], "declined", ()),
+        ([failing(ENTRY), failing(CALL), failing(CHARGED)], "crashed", ()),
+        ([ENTRY, CALL, CHARGED], "crashed", ("nothing failed",)),
+        ([ENTRY, CALL, replace(CHARGED, end_ns=None)], "declined", ("still open: payment POST /charge",)),
+    ],
+)
+def test_what_fails_is_a_fault_but_where_the_order_must_fail(
+    spans: list[Span], ending: Ending, faults: tuple[str, ...]
+) -> None:
+    scenario = Scenario("sync", ending)
+    watched = Watched(1, scenario, TRACE, scenario.answer, 0.0, build_flow(spans))
+
+    assert watched.faults == faults
+
+
+def test_a_message_of_whose_wait_nobody_knows_is_a_fault() -> None:
+    unsent = replace(sent("order.created"), end_ns=None)
+    flow = build_flow([ENTRY, unsent, failing(consumed("order.created", "payment"))])
+
+    faults = Watched(1, Scenario("async", "crashed"), TRACE, 202, 0.0, flow).faults
+
+    assert faults == (
+        "nobody knows how long it waited: order.created for payment",
+        "still open: orders send order.created",
+    )

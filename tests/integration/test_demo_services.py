@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from tracekit_demo import runner
-from tracekit_demo.services import ServiceError, Services, environment
+from tracekit_demo.broker import embedded_broker
+from tracekit_demo.services import ServiceError, Services
+from tracekit_demo.shop.topics import TOPICS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_a_service_that_ends_at_start_is_shown_with_its_last_words_and_a_cure(tmp_path: Path) -> None:
-    with Services(environment("http://127.0.0.1:9", {}), tmp_path) as services:
-        services.start(["no_such_service"])
+    with Services(tmp_path) as services:
+        services.start(["no_such_service"], {})
         with pytest.raises(ServiceError) as caught:
             services.wait_ready(["no_such_service"])
 
@@ -25,16 +29,45 @@ def test_a_service_that_ends_at_start_is_shown_with_its_last_words_and_a_cure(tm
     assert said.endswith("Something is not installed: pip install 'tracekit[demo]'")
 
 
-def test_settings_meant_for_other_programs_do_not_reach_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_meant_for_other_programs_do_not_reach_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "elsewhere:9092")
-    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("SHOP_SIGN", "open")
 
-    given = environment("http://127.0.0.1:4318", {"KAFKA_BOOTSTRAP_SERVERS": "here:9092"})
+    with Services(tmp_path) as services:
+        given = psutil.Process(services._nursery.pid).environ()
 
     assert "OTEL_SDK_DISABLED" not in given
-    assert given["KAFKA_BOOTSTRAP_SERVERS"] == "here:9092"
-    assert given["LANG"] == "C.UTF-8"
+    assert "KAFKA_BOOTSTRAP_SERVERS" not in given
+    assert given["SHOP_SIGN"] == "open"
+
+
+def test_what_the_services_share_and_cannot_be_imported_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "httpx.py").write_text("import no_such_module")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+    with Services(tmp_path) as services, pytest.raises(ServiceError) as caught:
+        services.start(["orders"], {})
+
+    said = str(caught.value)
+    assert said.startswith("no service can be started. Its log (")
+    assert said.endswith("Something is not installed: pip install 'tracekit[demo]'")
+
+
+def test_programs_end_with_the_demo_and_those_that_linger_are_killed(tmp_path: Path) -> None:
+    with embedded_broker(TOPICS) as kafka, Services(tmp_path) as services:
+        services.start(["audit"], kafka.environment)
+        nursery = psutil.Process(services._nursery.pid)
+        services.wait_ready(["audit"])
+        (audit,) = nursery.children()
+        audit.suspend()
+
+    assert not audit.is_running()
+    assert not nursery.is_running()
 
 
 def test_a_kafka_that_is_not_there_is_said_before_anything_depends_on_it(
@@ -50,6 +83,27 @@ def test_a_kafka_that_is_not_there_is_said_before_anything_depends_on_it(
         f"no Kafka at {address}: Connection refused. Start it, or leave --kafka away"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nope://x", "nope://x: Can't load plugin: sqlalchemy.dialects:nope. It looks like postgresql"),
+        ("x", "'x': Could not parse SQLAlchemy URL from given URL string. It looks like postgresql"),
+        ("sqlite://", "sqlite:// is in memory, where services cannot share it. Name a file"),
+        ("sqlite:////no/such/shop.db", "sqlite:////no/such/shop.db: unable to open database file. It"),
+        ("oracle://u:secret@h/shop", "oracle://u:***@h/shop: No module named 'oracledb'. For Postgre"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_said_before_anything_starts(
+    url: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.run(once=True, database=url) == 1
+
+    errors = capfd.readouterr().err
+    assert errors.startswith(f"\ntracekit demo: --database {said}")
+    assert "Traceback" not in errors
+    assert "secret" not in errors
 
 
 def test_an_address_without_a_port_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

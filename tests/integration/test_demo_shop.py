@@ -11,7 +11,7 @@ import pytest
 from tracekit_demo.broker import embedded_broker
 from tracekit_demo.client import place
 from tracekit_demo.scenarios import ENDINGS, MODES, Ending, Mode, Scenario
-from tracekit_demo.services import CONSUMING, SERVING, Services, environment
+from tracekit_demo.services import CONSUMING, SERVING, Services
 from tracekit_demo.shop.topics import TOPICS
 from tracekit_demo.watch import Watch, Watched
 
@@ -50,16 +50,19 @@ class Visit:
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     folder = tmp_path_factory.mktemp("shop")
     with CollectorServer() as collector, embedded_broker(TOPICS) as kafka:
-        with Services(environment(collector.http_endpoint, kafka.environment), folder) as services:
-            services.start([*SERVING, *CONSUMING])
+        settings = {**kafka.environment, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint}
+        with Services(folder) as services:
+            services.start([*SERVING, *CONSUMING], settings)
             services.wait_ready([*SERVING, *CONSUMING])
             watch = Watch(collector.store, patience_s=20)
-            for scenario in [Scenario(mode, ending) for mode in MODES for ending in ENDINGS]:
-                watch.add(scenario, *place(services.port("orders"), scenario))
+            orders = [Scenario(mode, ending) for mode in MODES for ending in ENDINGS]
+            for number, scenario in enumerate(orders, 1):
+                watch.add(number, scenario, *place(services.port("orders"), scenario))
             done: dict[tuple[Mode, Ending], Watched] = {}
             while len(done) < len(MODES) * len(ENDINGS):
                 if (watched := watch.next_done(1)) is not None:
                     done[watched.scenario.mode, watched.scenario.ending] = watched
+            watch.settle(done.values())
         yield Visit(done, tuple(collector.store.logs()), folder)
 
 

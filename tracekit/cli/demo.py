@@ -12,10 +12,13 @@ HELP: Final = "start a shop of six services, and watch its orders as flows"
 
 _EPILOG: Final = """\
 An order a second is placed, over HTTP (sync), by events (async), or by both (hybrid); some are declined,
-malformed, or crash. Each is drawn as one flow:
+malformed, or crash. The first in each mode is drawn as a tree, each further one is a line that ends with
+the id of its flow; in a terminal, type an order's number and Enter to see it as a tree.
   ▇ work   ░ waiting in a queue   ╱╱ idle time, folded   ✕ error
+"waited" is time in queues on the way to the end of the flow; what waited beside that way delayed nothing.
 
-It needs nothing but this machine: Kafka and the databases are on board. Ctrl-C ends all of it.
+It needs nothing but this machine: Kafka and the databases are on board. Several may run at once, but only
+one on the same --kafka. Ctrl-C ends all of it.
 """
 
 

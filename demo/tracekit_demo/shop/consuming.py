@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from tracekit_demo.shop.events import Event
 
-_IDLE_MS: Final = 200
+# Where a loop ends while its consumer is about to have joined its group, kafka-python 3.0 joins once more,
+# and the embedded broker lets it wait until its first session has expired: loops are long, sessions short.
+_IDLE_MS: Final = 1000
+_SESSION_MS: Final = 6000
 _CLOSE_MS: Final = 2000  # to commit and to leave the group; without a broker it would try for 30 s
 
 log = structlog.get_logger()
@@ -43,6 +46,7 @@ def _consumer(group: str, **more: Any) -> KafkaConsumer:
     return KafkaConsumer(
         group_id=group,
         auto_offset_reset="earliest",
+        session_timeout_ms=_SESSION_MS,
         value_deserializer=json.loads,
         **kafka_settings(),
         **more,
