@@ -71,8 +71,9 @@ def exporters(settings: Settings) -> Exports:
     lines = [CountedLines(one) for one in _made(settings, "logs")]
     return Exports(
         spans=[QueuedSpans(one) for one in spans],
-        metrics=[PeriodicExportingMetricReader(one) for one in metrics],
         logs=[QueuedLines(one) for one in lines],
+        # Last: a reader collects from now on, and warns where it has no provider yet.
+        metrics=[PeriodicExportingMetricReader(one) for one in metrics],
         counted=[*spans, *metrics, *lines],
     )
 
