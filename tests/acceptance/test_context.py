@@ -27,6 +27,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind
 
 import tracekit
@@ -644,6 +645,25 @@ def test_an_item_that_was_put_outside_of_any_span_begins_a_healthy_flow(flows: C
     assert flows.metrics["tracekit.messaging.queue.duration"][0].count == 1
 
 
+def test_what_is_put_without_waiting_is_in_its_flow_too(flows: Captured) -> None:
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="mails")
+    with request("request") as put_by:
+        jobs.put_nowait("mail")
+    with jobs.item(PATIENCE_S):
+        pass
+
+    assert named(flows, "process mails").parent_id == put_by
+
+
+def test_an_item_leaves_no_span_where_instrumentation_is_suppressed(flows: Captured) -> None:
+    jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="mails")
+    jobs.put("mail")
+    with suppress_instrumentation(), jobs.item(PATIENCE_S) as item:
+        assert item == "mail"
+
+    assert flows.spans == ()
+
+
 def test_a_queue_works_where_nothing_is_configured() -> None:
     jobs: tracekit.TracedQueue[str] = tracekit.TracedQueue()
     jobs.put("mail")
@@ -1210,7 +1230,8 @@ def test_a_streamed_generator_works_in_its_request_and_leaks_nothing(
         try:
             for _ in range(50):
                 with tracer().start_as_current_span("read"):
-                    yield b"x" * 65_536
+                    chunk = b"x" * 65_536
+                yield chunk
         finally:
             done.set()
 
@@ -1219,7 +1240,8 @@ def test_a_streamed_generator_works_in_its_request_and_leaks_nothing(
         try:
             for _ in range(50):
                 with tracer().start_as_current_span("read"):
-                    yield b"x" * 65_536
+                    chunk = b"x" * 65_536
+                yield chunk
         finally:
             done.set()
 
@@ -1246,31 +1268,38 @@ def test_a_streamed_generator_works_in_its_request_and_leaks_nothing(
     assert "detach" not in caplog.text
 
 
-def test_a_generator_in_a_cycle_is_closed_in_its_own_context(
-    flows: Captured, caplog: pytest.LogCaptureFixture
-) -> None:
-    closed: list[tuple[str, object]] = []
+def test_a_forgotten_generator_closes_in_its_own_context(flows: Captured) -> None:
+    seen: list[tuple[str, object]] = []
 
     @tracekit.traced_generator
-    def connection() -> Iterator[str]:
-        with tracer().start_as_current_span("read"):
-            try:
-                yield here()[0]
-            finally:
-                closed.append(here())
+    def connection() -> Iterator[None]:
+        try:
+            seen.append(here())
+            yield
+        finally:
+            seen.append(here())
 
-    def forget() -> str:
-        iterating = connection()
-        cycle: list[object] = [iterating]
-        cycle.append(cycle)
-        return next(iterating)
+    for _ in connection():
+        break
 
-    inside = forget()
-    gc.collect()
+    assert seen[0] == seen[1] != NOWHERE
 
-    assert closed == [(inside, None)]
-    assert sorted(span.name.rpartition(".")[2] for span in flows.spans) == ["connection", "read"]
-    assert "detach" not in caplog.text
+
+def test_an_async_generator_that_iterates_itself_is_told_what_python_says(flows: Captured) -> None:
+    @tracekit.traced_generator
+    async def turning() -> AsyncIterator[int]:
+        with pytest.raises(RuntimeError, match="asynchronous generator is already running"):
+            await anext(itself[0])
+        yield 1
+
+    itself: list[AsyncIterator[int]] = []
+
+    async def main() -> list[int]:
+        itself.append(turning())
+        return [each async for each in itself[0]]
+
+    assert asyncio.run(main()) == [1]
+    assert [span.status for span in flows.spans] == [Status.UNSET]
 
 
 def test_what_a_forgotten_async_generator_closes_is_its_own_work(flows: Captured) -> None:

@@ -24,11 +24,7 @@ _REGULAR = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
 class _Life:
-    """A generator, its span, and the context in which its every step runs.
-
-    Made before the generator is: of what is garbage together, the collector finalizes the oldest first,
-    and only ours closes the generator in its context.
-    """
+    """A generator, its span, and the context in which its every step runs."""
 
     __slots__ = ("_ended", "_span", "context", "inner")
 
@@ -77,13 +73,10 @@ class _Life:
             raise
 
     def __del__(self) -> None:
-        try:
-            if inspect.isgenerator(self.inner):
-                self.step(self.inner.close)
-        finally:
-            self.end()
-            # The event loop closes a forgotten one in a task, in the context in which it is let go.
-            self.context.run(delattr, self, "inner")
+        # A forgotten generator is closed as it is let go; an async one by its event loop, in a task, which
+        # takes the context that is current here.
+        self.context.run(delattr, self, "inner")
+        self.end()
 
 
 class _Traced(Generator[Any, Any, Any]):
