@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _EXIT_S: Final = 5.0  # how long the end of the process may wait for what is still unsent
 _REACH_S: Final = 0.25
+_SERVER_S: Final = 2.0  # a server that ends may be given little time
 _REJOIN_S: Final = 0.5  # the application waits: it is setting its provider
 
 
@@ -117,6 +118,11 @@ class Handle:
             _within(max(0.0, until - time.monotonic()), self._signals.shut_down)
         if self._unhush is not None:
             self._unhush()
+
+    def _server_ends(self) -> None:
+        """Send what is unsent, if somebody listens. What is emitted after it goes out as ever."""
+        if not self._undone and not any(one.is_refused() for one in self._counted):
+            self.flush(_SERVER_S)
 
     def _end(self) -> None:
         """Undo, without waiting for what nobody listens to."""
@@ -193,7 +199,8 @@ def configure(
 
 def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
     """Trace this process by these settings; `outputs` take the place of the exporters."""
-    web = http.integrations(settings.service, settings.trust)  # raises before anything is changed
+    # Raises before anything is changed.
+    web = http.integrations(settings.service, settings.trust, _server_ends)
     with _process.lock:
         is_second = is_configured()
         if _process.handle is not None:
@@ -245,6 +252,11 @@ def _rejoin(settings: Settings) -> None:
         vars(handle).update(vars(anew))
         atexit.register(handle._end)  # noqa: SLF001
         _process.handle = handle
+
+
+def _server_ends() -> None:
+    if _process.handle is not None:
+        _process.handle._server_ends()  # noqa: SLF001
 
 
 def is_configured() -> bool:

@@ -140,10 +140,14 @@ class Counted:
             self._count(number)
         return result
 
+    def is_refused(self) -> bool:
+        """Whether nobody listens where it sends to."""
+        endpoint = getattr(self._exporter, "_endpoint", None)
+        return isinstance(endpoint, str) and _is_refused(endpoint)
+
     def hurry(self) -> None:
         """Give up if nobody listens: the SDK's exporters would try again until their time is over."""
-        endpoint = getattr(self._exporter, "_endpoint", None)
-        if isinstance(endpoint, str) and _is_refused(endpoint):
+        if self.is_refused():
             self._given_up = True
             with shielded("an exporter"):
                 self._exporter.shutdown()  # ends its pause between two attempts

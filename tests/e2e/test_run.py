@@ -6,6 +6,7 @@ import http.client
 import re
 import signal
 import subprocess
+import time
 import venv
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -236,6 +237,46 @@ def test_a_python_without_tracekit_runs_untraced_and_says_why(tmp_path: Path) ->
     assert done.stderr == (
         f"tracekit: not tracing: No module named 'tracekit' (is tracekit installed for {other}?)\n"
     )
+
+
+def test_a_server_that_is_told_to_end_sends_what_it_has(flow_sink: FlowSink) -> None:
+    variables = {
+        **flow_sink.env,
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        "OTEL_METRIC_EXPORT_INTERVAL": "60000",
+        "OTEL_SERVICE_NAME": "stock",
+    }
+    with listening() as (bound, url):
+        command = [*TRACEKIT_RUN, "--", *uvicorn("stock:app", bound)]
+        with running(command, variables, listening=bound) as program:
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
+            connection.request("POST", "/reserve/1")
+            assert connection.getresponse().read() == b'{"reserved":"1"}'
+            connection.close()
+            program.process.send_signal(signal.SIGTERM)
+            code = program.process.wait(PATIENCE_S)
+
+    assert code == -signal.SIGTERM
+    assert [span.name for span in flow_sink.spans] == ["POST /reserve/{number}"]
+    assert "http.server.request.duration" in flow_sink.metrics
+
+
+def test_a_server_whose_collector_is_away_ends_at_once(flow_sink: FlowSink) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SERVICE_NAME": "stock"}
+    with listening() as (bound, url):
+        command = [*TRACEKIT_RUN, "--", *uvicorn("stock:app", bound)]
+        with running(command, variables, listening=bound) as program:
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
+            connection.request("POST", "/reserve/1")
+            assert connection.getresponse().read() == b'{"reserved":"1"}'
+            connection.close()
+            program.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            code = program.process.wait(PATIENCE_S)
+            took_s = time.monotonic() - began
+
+    assert code == -signal.SIGTERM
+    assert took_s < 1.5
 
 
 def test_every_worker_is_traced_and_their_supervisor_stays_silent(flow_sink: FlowSink) -> None:

@@ -16,13 +16,19 @@ from tracekit.patching import Integration
 from tracekit.tracing.trust import TRUST_ALL, Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["INTEGRATIONS", "Trust", "integrations"]
 
 
-def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL) -> Sequence[Integration]:
+def integrations(
+    service: str = "",
+    trust: Mapping[str, str] | Trust = TRUST_ALL,
+    flush: Callable[[], object] = lambda: None,
+) -> Sequence[Integration]:
     """How HTTP is instrumented, for this service, and with this trust in routes and hosts.
+
+    `flush` sends what is unsent: called when a server ends.
 
     Raises ValueError for a trust that cannot be meant.
     """
@@ -33,7 +39,7 @@ def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL
             "fastapi",
             "" if _fastapi_traces_itself() else server.CONTRIB,
             "fastapi",
-            functools.partial(server.install, service=service, trust=whom),
+            functools.partial(server.install, service=service, trust=whom, flush=flush),
             server.CONTRIB,
         ),
         Integration(

@@ -21,6 +21,7 @@ from tracekit.context import Checkpoint, with_checkpoint
 from tracekit.guard import shielded
 from tracekit.http import background
 from tracekit.http.asgi import make_safe
+from tracekit.http.lifespan import flushing
 from tracekit.http.names import stable_names
 from tracekit.messaging.nesting import unleaked
 from tracekit.tracing.propagator import Arrival, arriving
@@ -49,8 +50,11 @@ _NATIVE: Final = "fastapi.telemetry"  # in the scope of a request: FastAPI's own
 _NS: Final = 1_000_000_000
 
 
-def install(patches: Patches, service: str, trust: Trust) -> None:
-    """Let every FastAPI application of this process be traced, those that exist already too."""
+def install(patches: Patches, service: str, trust: Trust, flush: Callable[[], object]) -> None:
+    """Let every FastAPI application of this process be traced, those that exist already too.
+
+    `flush` is called, in a thread, when a server has ended its application.
+    """
     stable_names(patches)
     applications = _contrib(patches)
     duration = metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_histogram(
@@ -60,7 +64,7 @@ def install(patches: Patches, service: str, trust: Trust) -> None:
         "Time from a flow's beginning to a place where it may end.",
         explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
     )
-    served = _Served(service, trust, duration, applications)
+    served = _Served(service, trust, duration, applications, flush)
     background.install(patches)
     patches.wrap("fastapi.applications:FastAPI.__call__", served.around)
     if applications is not None:
@@ -109,9 +113,15 @@ class _Served:
     """What is done around every call of an application."""
 
     def __init__(
-        self, service: str, trust: Trust, duration: Histogram, applications: Applications | None
+        self,
+        service: str,
+        trust: Trust,
+        duration: Histogram,
+        applications: Applications | None,
+        flush: Callable[[], object],
     ) -> None:
         self._service = service
+        self._flush = flush
         self._trust = trust
         self._duration = duration
         self._applications = applications
@@ -124,7 +134,8 @@ class _Served:
             with shielded("the start of a request"):
                 request = self._start(app, scope)
             if request is None:
-                return await original(app, scope, receive, send)
+                ended = flushing(send, self._flush) if scope["type"] == "lifespan" else send
+                return await original(app, scope, receive, ended)
             token = otel.attach(request.context)
             try:
                 return await original(app, scope, receive, request.sending(send))
