@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 import venv
+import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,20 @@ def test_a_program_with_spans_of_its_own_is_traced_whatever_it_imports_first(
     assert (done.returncode, done.stdout) == (0, "{}\n"), done.stderr
     assert re.fullmatch(r"tracekit: shop .* on \| pid \d+\n", done.stderr), done.stderr
     assert [(span.name, span.service.name) for span in flow_sink.spans] == [("theirs", "shop")]
+
+
+def test_a_program_in_an_archive_may_look_for_its_libraries_first(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
+        archive.writestr("structlog.py", "print('imported')")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'app.zip')!r})\n"
+        "from importlib.util import find_spec; find_spec('structlog'); find_spec('structlog')\n"
+        "import structlog"
+    )
+
+    done = run(*python(program), OTEL_SDK_DISABLED="true")
+
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
 
 
 def test_a_program_that_imports_nothing_traced_is_not_touched() -> None:

@@ -63,7 +63,7 @@ class _Watch:
         execute = loader.exec_module
 
         def execute_and_look(module: ModuleType) -> None:
-            del vars(loader)["exec_module"]
+            vars(loader).pop("exec_module", None)
             execute(module)
             vars(module).setdefault("__file__", None)  # as Python has it for a namespace
             self._is_whole(module.__name__)
