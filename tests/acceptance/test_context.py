@@ -272,6 +272,21 @@ def test_a_carried_coroutine_becomes_a_task(function: Callable[[], Any], flows: 
     assert contextvars.Context().run(asyncio.run, main()) == [(span_id, "ada")] * 2
 
 
+def test_what_a_carried_coroutine_changes_the_next_does_not_see(flows: Captured) -> None:
+    async def change(name: str) -> object:
+        before = baggage.get_baggage("user")
+        otel.attach(baggage.set_baggage("user", name))
+        return before
+
+    async def main() -> list[object]:
+        return [await carried("one"), await carried("two")]
+
+    with request("request", "ada"):
+        carried = tracekit.carry(change)
+
+    assert asyncio.run(main()) == ["ada", "ada"]
+
+
 def test_a_task_that_a_carried_function_gives_is_that_task(flows: Captured) -> None:
     async def main() -> Any:
         task = tracekit.carry(asyncio.get_running_loop().create_task)(work_here())
@@ -375,6 +390,30 @@ def test_a_detached_task_is_kept_until_it_is_done(flows: Captured) -> None:
         return await task
 
     assert asyncio.run(main()) == NOWHERE
+
+
+def test_a_detached_task_that_nothing_else_holds_is_not_collected() -> None:
+    async def work(waiting: list[weakref.ref[asyncio.Future[str]]]) -> str:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        waiting.append(weakref.ref(future))
+        done.append(await future)
+        return done[0]
+
+    async def main() -> None:
+        waiting: list[weakref.ref[asyncio.Future[str]]] = []
+        tracekit.spawn_detached(work(waiting))
+        await asyncio.sleep(0)
+        gc.collect()
+        future = waiting[0]()
+        assert future is not None
+        future.set_result("done")
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    done: list[str] = []
+    asyncio.run(main())
+
+    assert done == ["done"]
 
 
 def test_a_coroutine_is_not_detached_where_no_loop_runs() -> None:
@@ -753,7 +792,8 @@ def test_what_outlives_its_handler_sends_in_its_flow(way: str, topic: Topic, flo
     assert {span.attributes["tracekit.flow.id"] for span in flows.spans} == {ended.trace_id}
 
 
-def test_a_turn_that_leaked_is_no_place_to_go_on_from(topic: Topic, flows: Captured) -> None:
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["ended elsewhere", "ended there"])
+def test_a_turn_that_leaked_is_no_place_to_go_on_from(elsewhere: bool, topic: Topic, flows: Captured) -> None:
     topic.put(headers=context_headers())
     further: tracekit.TracedQueue[str] = tracekit.TracedQueue(name="further")
     consumer = topic.consumer()
@@ -761,11 +801,14 @@ def test_a_turn_that_leaked_is_no_place_to_go_on_from(topic: Topic, flows: Captu
     def work() -> None:
         kept = iter(consumer)
         next(kept)
-        poll = threading.Thread(target=lambda: consumer.poll(timeout_ms=0))  # ends the turn, from elsewhere
-        poll.start()
-        poll.join(PATIENCE_S)
-        topic.send()
-        further.put("a mail")
+        later = tracekit.carry(lambda: (topic.send(), further.put("a mail")))
+        if elsewhere:
+            poll = threading.Thread(target=lambda: consumer.poll(timeout_ms=0))
+            poll.start()
+            poll.join(PATIENCE_S)
+        else:
+            consumer.poll(timeout_ms=0)
+        later()
         del kept
 
     contextvars.copy_context().run(work)
@@ -776,8 +819,11 @@ def test_a_turn_that_leaked_is_no_place_to_go_on_from(topic: Topic, flows: Captu
     assert [named(flows, name).parent_id for name in (f"send {topic.name}", "process further")] == [None] * 2
 
 
+@pytest.mark.parametrize("scope", [tracekit.process, lambda one: tracekit.process_batch([one])])
 @pytest.mark.parametrize("sampler", ["always_on", "always_off"])
-def test_a_worker_born_in_a_handler_serves_each_message_in_its_own_flow(sampler: str, topic: Topic) -> None:
+def test_a_worker_born_in_a_handler_serves_each_message_in_its_own_flow(
+    sampler: str, scope: Callable[[Any], Any], topic: Topic
+) -> None:
     topic.put(headers=context_headers(f"00-{'1' * 32}-{'2' * 16}-01", baggage="user=ada"))
     topic.put(b"second", b"third")
     first, *others = topic.polled(3)
@@ -789,7 +835,7 @@ def test_a_worker_born_in_a_handler_serves_each_message_in_its_own_flow(sampler:
         async def drain() -> None:
             await go.wait()
             for record in others:
-                with tracekit.process(record):
+                with scope(record):
                     span = trace.get_current_span().get_span_context()
                     seen.append((trace.format_trace_id(span.trace_id), baggage.get_baggage("user")))
                 assert here() == born

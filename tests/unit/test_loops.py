@@ -74,6 +74,17 @@ def test_scopes_in_step_keep_none_that_has_ended(a: Any, b: Any, kafka: Any) -> 
     assert alive() == kept
 
 
+def test_a_scope_is_freed_without_the_collector(flows: Captured) -> None:
+    kept = alive()
+    gc.disable()
+    try:
+        with tracekit.process(record("a")):
+            pass
+        assert sum(isinstance(one, Nested) for one in gc.get_objects()) == kept
+    finally:
+        gc.enable()
+
+
 def test_loops_in_step_share_no_trace(flows: Captured) -> None:
     for _ in zip(itertools.islice(loop("a"), 51), loop("b"), strict=False):
         pass
