@@ -254,41 +254,32 @@ def test_a_python_without_tracekit_runs_untraced_and_says_why(tmp_path: Path) ->
     )
 
 
-def test_a_server_that_is_told_to_end_sends_what_it_has(flow_sink: FlowSink) -> None:
-    variables = {
-        **flow_sink.env,
-        "OTEL_BSP_SCHEDULE_DELAY": "60000",
-        "OTEL_METRIC_EXPORT_INTERVAL": "60000",
-        "OTEL_SERVICE_NAME": "stock",
-    }
+def told_to_end(variables: dict[str, str]) -> tuple[int, float]:
+    """A server that SIGTERM ends after one request: its exit code, and how many seconds it took."""
     with listening() as (bound, url):
         command = [*TRACEKIT_RUN, "--", *uvicorn("stock:app", bound)]
-        with running(command, variables, listening=bound) as program:
-            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
-            connection.request("POST", "/reserve/1")
-            assert connection.getresponse().read() == b'{"reserved":"1"}'
-            connection.close()
-            program.process.send_signal(signal.SIGTERM)
-            code = program.process.wait(PATIENCE_S)
-
-    assert code == -signal.SIGTERM
-    assert [span.name for span in flow_sink.spans] == ["POST /reserve/{number}"]
-    assert "http.server.request.duration" in flow_sink.metrics
-
-
-def test_a_server_whose_collector_is_away_ends_at_once(flow_sink: FlowSink) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SERVICE_NAME": "stock"}
-    with listening() as (bound, url):
-        command = [*TRACEKIT_RUN, "--", *uvicorn("stock:app", bound)]
-        with running(command, variables, listening=bound) as program:
+        with running(command, {**variables, "OTEL_SERVICE_NAME": "stock"}, listening=bound) as program:
             connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
             connection.request("POST", "/reserve/1")
             assert connection.getresponse().read() == b'{"reserved":"1"}'
             connection.close()
             program.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            code = program.process.wait(PATIENCE_S)
-            took_s = time.monotonic() - began
+            return program.process.wait(PATIENCE_S), time.monotonic() - began
+
+
+def test_a_server_that_is_told_to_end_sends_what_it_has(flow_sink: FlowSink) -> None:
+    late = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+
+    code, _ = told_to_end({**flow_sink.env, **late})
+
+    assert code == -signal.SIGTERM
+    assert [span.name for span in flow_sink.spans] == ["POST /reserve/{number}"]
+    assert "http.server.request.duration" in flow_sink.metrics
+
+
+def test_a_server_whose_collector_is_away_ends_at_once() -> None:
+    code, took_s = told_to_end({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
 
     assert code == -signal.SIGTERM
     assert took_s < 1.5
