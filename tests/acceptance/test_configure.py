@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -813,6 +814,19 @@ def _instruments(name: str) -> tuple[trace.Tracer, metrics.Counter, _logs.Logger
         metrics.get_meter("program").create_counter(f"tracekit.test.{name}"),
         _logs.get_logger("program"),
     )
+
+
+def test_what_was_undone_leaves_no_instrument_behind() -> None:
+    def instruments() -> int:
+        gc.collect()
+        return sum(isinstance(each, metrics.ObservableCounter) for each in gc.get_objects())
+
+    tracekit.configure("orders", quiet=True).undo()
+    before = instruments()
+    for _ in range(5):
+        tracekit.configure("orders", quiet=True).undo()
+
+    assert instruments() == before
 
 
 def test_a_second_configuration_takes_the_place_of_the_first(flow_sink: FlowSink) -> None:

@@ -164,7 +164,8 @@ class Signals:
                     target.add_metric_reader(reader)
                     self._shut_down.append(functools.partial(target.remove_metric_reader, reader))
                     self._flush.append(functools.partial(reader.force_flush))
-        metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_observable_counter(
+        # Not through what delegates, which would keep an observable instrument for good.
+        target.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_observable_counter(
             semconv.DROPPED, [_observed_drops], "{item}", "What tracekit left out, by reason."
         )
 
