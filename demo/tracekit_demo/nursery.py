@@ -33,7 +33,10 @@ _SHARED: Final = (
     "opentelemetry.sdk.trace",
     "httpcore",
     "httpx",
+    "pydantic.v1",
+    "requests",
     "sqlalchemy.dialects.sqlite",
+    "sqlite3",
     "uvicorn.lifespan.on",
     "uvicorn.protocols.http.auto",
     "tracekit_demo.shop.consuming",
@@ -55,6 +58,7 @@ def main(control: socket.socket) -> None:
     """Serve until the other side is gone; in each fork, run its program until SIGTERM."""
     for name in _SHARED:
         importlib.import_module(name)
+    from tracekit import configure, process  # noqa: F401 - what is behind these comes with their first use
     program = _asked_for(control)
     if program is None:
         return
