@@ -99,6 +99,20 @@ def surplus(flow: Flow, scenario: Scenario) -> tuple[Edge, ...]:
     return tuple((seen(flow) - Counter(EXPECTED[scenario.mode, scenario.ending])).elements())
 
 
+def strays(flow: Flow) -> tuple[str, ...]:
+    """Calls that nobody answered, events that nobody consumed, and what came by neither: doubled spans."""
+    tree = flow.tree
+    joined = {id(end) for edge in flow.edges for end in (edge.creation, edge.consuming)}
+    for place, parent in enumerate(tree.parents):
+        if tree.spans[place].kind is Kind.SERVER and parent is not None:
+            joined |= {id(tree.spans[place]), id(tree.spans[parent])}
+    return tuple(
+        _named(span)
+        for span in tree.spans
+        if span is not flow.entry and span.kind is not Kind.INTERNAL and id(span) not in joined
+    )
+
+
 def _operation(tree: Tree, place: int | None) -> str:
     """The operation that a span is part of: where its service was called, or consumed a message."""
     if place is None:

@@ -59,6 +59,7 @@ def main(control: socket.socket) -> None:
     for name in _SHARED:
         importlib.import_module(name)
     from tracekit import configure, process  # noqa: F401 - what is behind these comes with their first use
+
     program = _asked_for(control)
     if program is None:
         return

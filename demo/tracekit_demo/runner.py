@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -52,6 +53,8 @@ class DemoError(RuntimeError):
 
 def run(*, once: bool, kafka: str | None = None, database: str | None = None) -> int:
     """Run the demo; gives the exit code. `kafka`: the addresses of one; `database`: its URL."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks our marks shows question marks
     folder = Path(tempfile.mkdtemp(prefix="tracekit-demo-"))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracekit.flow import Knowledge, build_flow
 from tracekit.model import Kind
-from tracekit_demo.expected import missing, surplus
+from tracekit_demo.expected import missing, strays, surplus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +47,7 @@ class Watched:
             return (*found, "no span arrived")
         found += [f"missing: {edge}" for edge in missing(self.flow, scenario)]
         found += [f"not expected: {edge}" for edge in surplus(self.flow, scenario)]
+        found += [f"on no edge: {name}" for name in strays(self.flow)]
         found += [f"failed: {_named(span)}" for span in self.flow.errors if not self._may_fail(span)]
         if scenario.ending == "crashed" and not self.flow.errors:
             found.append("nothing failed")

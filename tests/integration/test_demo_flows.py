@@ -13,7 +13,7 @@ from tracekit_demo.watch import Watch, Watched
 
 from tracekit.collector.memory import MemoryStore
 from tracekit.flow import build_flow
-from tracekit.model import Kind, Service, Span, Status
+from tracekit.model import Kind, Link, Service, Span, Status
 
 if TYPE_CHECKING:
     from tracekit_demo.scenarios import Ending
@@ -134,7 +134,11 @@ def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
     done = watch.next_done(0)
 
     assert done is not None
-    assert done.faults == ("the answer was 500, not 402", f"missing: {CHARGE}")
+    assert done.faults == (
+        "the answer was 500, not 402",
+        f"missing: {CHARGE}",
+        "on no edge: orders POST",
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,34 @@ def test_what_fails_is_a_fault_but_where_the_order_must_fail(
     watched = Watched(1, scenario, TRACE, scenario.answer, 0.0, build_flow(spans))
 
     assert watched.faults == faults
+
+
+DOUBLE_PROCESS = replace(
+    consumed("order.created", "payment"),
+    span_id=f"{15:016x}",
+    parent_id=f"{5:016x}",
+    parent_is_remote=False,
+    links=(Link(TRACE, f"{4:016x}"),),
+)
+
+
+@pytest.mark.parametrize(
+    "double",
+    [
+        span(12, "orders", "POST", Kind.CLIENT, 1),
+        replace(sent("order.created"), span_id=f"{14:016x}"),
+        DOUBLE_PROCESS,
+    ],
+    ids=["call", "send", "process"],
+)
+def test_a_span_that_is_there_twice_is_a_fault(double: Span) -> None:
+    spans = [ENTRY, sent("order.created"), failing(consumed("order.created", "payment"))]
+    crashed = Scenario("async", "crashed")
+    whole = Watched(1, crashed, TRACE, 202, 0.0, build_flow(spans))
+    doubled = Watched(1, crashed, TRACE, 202, 0.0, build_flow([*spans, double]))
+
+    assert whole.faults == ()
+    assert doubled.faults == (f"on no edge: {double.service.name} {double.name}",)
 
 
 def test_a_message_of_whose_wait_nobody_knows_is_a_fault() -> None:
