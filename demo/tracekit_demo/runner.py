@@ -126,7 +126,29 @@ def _given_kafka(addresses: str) -> Mapping[str, str]:
                 f"no Kafka at {address}: {reason}. Start it, or leave --kafka away: a Kafka is on board"
             ) from error
     own = {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
-    return {**own, "KAFKA_BOOTSTRAP_SERVERS": addresses}
+    settings = {**own, "KAFKA_BOOTSTRAP_SERVERS": addresses}
+    _check_kafka(settings)
+    return settings
+
+
+def _check_kafka(settings: Mapping[str, str]) -> None:
+    """Ask once as the services will, for each of them would say at length what is wrong, after 30 s."""
+    from kafka import KafkaConsumer
+    from kafka.errors import KafkaError
+
+    from tracekit_demo.shop.events import kafka_settings
+
+    address = settings["KAFKA_BOOTSTRAP_SERVERS"]
+    try:
+        KafkaConsumer(bootstrap_timeout_ms=1000 * _REACH_S, **kafka_settings(settings)).close()
+    except KafkaError as error:
+        raise DemoError(
+            f"what listens at {address} does not answer as a Kafka ({error}). "
+            "Look at --kafka, or leave it away: a Kafka is on board"
+        ) from error
+    except ValueError as error:
+        version = settings.get("KAFKA_API_VERSION")
+        raise DemoError(f"KAFKA_API_VERSION={version!r}: {error}. It looks like 2.3; or unset it") from error
 
 
 def _check_database(url: str) -> None:

@@ -85,6 +85,28 @@ def test_a_kafka_that_is_not_there_is_said_before_anything_depends_on_it(
     )
 
 
+def test_what_listens_and_is_no_kafka_is_said_before_anything_depends_on_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        code = runner.run(once=True, kafka=address)
+
+    assert code == 1
+    assert f"what listens at {address} does not answer as a Kafka (" in capsys.readouterr().err
+
+
+def test_a_version_of_kafka_that_is_none_is_said_with_the_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_API_VERSION", "new")
+    with embedded_broker() as kafka:
+        code = runner.run(once=True, kafka=kafka.address)
+
+    assert code == 1
+    assert "tracekit demo: KAFKA_API_VERSION='new': invalid literal" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

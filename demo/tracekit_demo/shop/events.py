@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kafka import KafkaProducer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Event: TypeAlias = dict[str, Any]
 """What JSON gives; each consumer checks what it needs."""
 
 
-def kafka_settings() -> dict[str, Any]:
+def kafka_settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """What every Kafka client of the shop is given."""
-    settings: dict[str, Any] = {"bootstrap_servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"].split(",")}
-    if version := os.environ.get("KAFKA_API_VERSION"):
+    settings: dict[str, Any] = {"bootstrap_servers": environment["KAFKA_BOOTSTRAP_SERVERS"].split(",")}
+    if version := environment.get("KAFKA_API_VERSION"):
         settings["api_version"] = tuple(int(part) for part in version.split("."))
     return settings
 
