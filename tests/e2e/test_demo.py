@@ -61,7 +61,7 @@ def test_with_a_kafka_by_address_orders_go_on_until_ctrl_c_ends_everything() -> 
     assert ", 1 error: payment process order.created: RuntimeError)" in said
     assert said.count("0 breaks") == 3
     assert len(children) == 7, children
-    assert [child for child in children if child.is_running()] == []
+    assert psutil.wait_procs(children, PATIENCE_S)[1] == []
 
 
 @pytest.mark.parametrize("said", ["collector", "kafka", "orders", "an order a second"])
@@ -77,7 +77,7 @@ def test_ctrl_c_ends_everything_at_any_moment_of_the_start(said: str) -> None:
         rest, errors = demo.communicate(timeout=PATIENCE_S)
 
     assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], ""), so_far + rest + errors
-    assert [child for child in children if child.is_running()] == []
+    assert psutil.wait_procs(children, PATIENCE_S)[1] == []
 
 
 def test_two_demos_at_once_do_not_disturb_each_other() -> None:
