@@ -75,7 +75,7 @@ def run(*, once: bool, kafka: str | None = None, database: str | None = None) ->
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code == 1 and any(folder.iterdir()):
+    if code == 1 and any(log.stat().st_size for log in folder.glob("*.log")):
         print(f"The services' logs are in {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder, ignore_errors=True)
