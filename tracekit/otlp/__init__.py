@@ -13,10 +13,11 @@ from tracekit.otlp.answers import (
     encode_answer,
     encode_status,
 )
-from tracekit.otlp.envelope import Decoded, Encoding, OtlpError, Signal
+from tracekit.otlp.envelope import Decoded, Encoding, Signal
 from tracekit.otlp.logs import decode_logs, encode_logs
 from tracekit.otlp.metrics import decode_metrics, encode_metrics
 from tracekit.otlp.spans import decode_spans, encode_spans
+from tracekit.otlp.tally import OtlpError
 
 __all__ = [
     "INVALID_ARGUMENT",

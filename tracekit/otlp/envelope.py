@@ -1,9 +1,9 @@
 """The envelope that all signals share: resource, scope, records; in protobuf and in OTLP JSON.
 
 Limits: a request holds at most `MAX_PARTS` resources, scopes and records (in JSON, `MAX_CONTAINERS`
-objects and lists), a record at most `MAX_RECORD_BYTES`, and in a record messages nest at most 100 deep,
-which is protobuf's own limit. A request past them is refused whole; a record that is too large or cannot
-be read is refused alone.
+objects and lists), and in these at most `MAX_ITEMS` attributes, links, events, points and list items; a
+record at most `MAX_RECORD_BYTES`, and in a record messages nest at most 100 deep, which is protobuf's own
+limit. A request past them is refused whole; a record that is too large or cannot be read is refused alone.
 
 Source: opentelemetry-proto 1.x, and its "JSON Protobuf Encoding": ids are hexadecimal there.
 """
@@ -20,6 +20,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tracekit.otlp import json_mapping
+from tracekit.otlp.tally import OtlpError, Refused, Tally
 from tracekit.otlp.values import from_resource, to_resource
 from tracekit.otlp.wire import Splitter
 
@@ -55,10 +56,6 @@ _UNREADABLE: Final = (
 )
 
 
-class OtlpError(ValueError):
-    """A request of which nothing can be kept. Its text holds nothing of what was sent."""
-
-
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[R_co]):
     """What a request held: its records, how many were refused, and the first reason (or warning)."""
@@ -66,30 +63,6 @@ class Decoded(Generic[R_co]):
     records: tuple[R_co, ...]
     rejected: int = 0
     reason: str = ""
-
-
-class Refused(Exception):  # noqa: N818 (it is no error of the program)
-    """A record that is not kept, the others being."""
-
-    def __init__(self, reason: str, number: int = 1) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.number = number
-
-
-class Tally:
-    """Counts what a request loses, and keeps the first reason."""
-
-    def __init__(self) -> None:
-        self.rejected = 0
-        self.reason = ""
-
-    def reject(self, reason: str, number: int = 1) -> None:
-        self.rejected += number
-        self.reason = self.reason or reason
-
-    def warn(self, reason: str) -> None:
-        self.reason = self.reason or reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +86,7 @@ def decode(body: bytes, encoding: Encoding, shape: Shape[M], read: Reader[M, R])
     tally = Tally()
     records: list[R] = []
     for resource, scopes in _readable(_resources(body, encoding, shape), encoding):
-        service = from_resource(_parsed(resource, Resource()))
+        service = from_resource(_parsed(resource, Resource()), tally)
         for scope, pieces in _readable(scopes, encoding):
             scope_name = _parsed(scope, InstrumentationScope()).name
             for piece in _readable(pieces, encoding):
@@ -160,6 +133,8 @@ def _merged(fields: Mapping[int, Sequence[bytes]]) -> bytes:
 
 def _parsed(piece: _Piece, message: M) -> M:
     """The message with what the piece holds. Raises OtlpError where it cannot be read."""
+    if isinstance(piece, bytes) and len(piece) > MAX_RECORD_BYTES:
+        raise OtlpError(f"a resource or a scope is larger than {MAX_RECORD_BYTES} bytes")
     try:
         if isinstance(piece, bytes):
             message.ParseFromString(piece)

@@ -8,13 +8,14 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1 import logs_pb2
 
 from tracekit.model import LogLine
-from tracekit.otlp.envelope import Decoded, Encoding, Shape, Tally, decode, encode
+from tracekit.otlp.envelope import Decoded, Encoding, Shape, decode, encode
 from tracekit.otlp.values import from_any, from_pairs, is_id, to_any, to_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tracekit.model import Service
+    from tracekit.otlp.tally import Tally
 
 _SHAPE: Final = Shape(
     logs_pb2.LogRecord,
@@ -39,15 +40,15 @@ def encode_logs(lines: Iterable[LogLine], encoding: Encoding = "protobuf") -> by
     return encode(lines, encoding, _SHAPE, lambda line: (line.service, ""), _write)
 
 
-def _read(message: logs_pb2.LogRecord, service: Service, _scope: str, _tally: Tally) -> LogLine:
+def _read(message: logs_pb2.LogRecord, service: Service, _scope: str, tally: Tally) -> LogLine:
     in_trace = is_id(message.trace_id, 16)
     in_span = in_trace and is_id(message.span_id, 8)
     return LogLine(
         time_ns=message.time_unix_nano or message.observed_time_unix_nano,
-        body=from_any(message.body),
+        body=from_any(message.body, tally),
         severity=message.severity_number,
         severity_text=message.severity_text,
-        attributes=from_pairs(message.attributes),
+        attributes=from_pairs(message.attributes, tally),
         trace_id=message.trace_id.hex() if in_trace else "",
         span_id=message.span_id.hex() if in_span else "",
         service=service,

@@ -12,11 +12,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from tracekit.model import Metric, Point, Temporality
-from tracekit.otlp.envelope import Decoded, Encoding, Refused, Shape, Tally, decode, encode
+from tracekit.otlp.envelope import Decoded, Encoding, Shape, decode, encode
+from tracekit.otlp.tally import Refused, Tally
 from tracekit.otlp.values import from_pairs, to_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from tracekit.model import Service
 
@@ -44,9 +45,9 @@ def _read(message: metrics_pb2.Metric, service: Service, scope: str, tally: Tall
     kind = message.WhichOneof("data")
     temporality, is_monotonic = 0, False
     if kind == "gauge":
-        points = tuple(_numbers(message.gauge.data_points))
+        points = tuple(_numbers(message.gauge.data_points, tally))
     elif kind == "sum":
-        points = tuple(_numbers(message.sum.data_points))
+        points = tuple(_numbers(message.sum.data_points, tally))
         temporality, is_monotonic = message.sum.aggregation_temporality, message.sum.is_monotonic
     elif kind == "histogram":
         points = tuple(_histograms(message.histogram.data_points, tally))
@@ -72,26 +73,26 @@ def _read(message: metrics_pb2.Metric, service: Service, scope: str, tally: Tall
     )
 
 
-def _numbers(messages: Iterable[metrics_pb2.NumberDataPoint]) -> Iterator[Point]:
-    for message in messages:
+def _numbers(messages: Collection[metrics_pb2.NumberDataPoint], tally: Tally) -> Iterator[Point]:
+    for message in tally.counted(messages):
         held = message.WhichOneof("value")
         yield Point(
             time_ns=message.time_unix_nano,
             value=None if held is None else getattr(message, held),
-            attributes=from_pairs(message.attributes),
+            attributes=from_pairs(message.attributes, tally),
             start_ns=message.start_time_unix_nano,
         )
 
 
-def _histograms(messages: Iterable[metrics_pb2.HistogramDataPoint], tally: Tally) -> Iterator[Point]:
-    for message in messages:
+def _histograms(messages: Collection[metrics_pb2.HistogramDataPoint], tally: Tally) -> Iterator[Point]:
+    for message in tally.counted(messages):
         if message.bucket_counts and len(message.bucket_counts) != len(message.explicit_bounds) + 1:
             tally.reject("a histogram must have one bucket more than bounds")
             continue
         yield Point(
             time_ns=message.time_unix_nano,
             value=message.sum if message.HasField("sum") else None,
-            attributes=from_pairs(message.attributes),
+            attributes=from_pairs(message.attributes, tally),
             start_ns=message.start_time_unix_nano,
             count=message.count,
             bounds=tuple(message.explicit_bounds),

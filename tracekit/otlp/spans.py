@@ -8,11 +8,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tracekit.model import Event, Kind, Link, Span, Status
-from tracekit.otlp.envelope import Decoded, Encoding, Refused, Shape, Tally, decode, encode
+from tracekit.otlp.envelope import Decoded, Encoding, Shape, decode, encode
+from tracekit.otlp.tally import Refused, Tally
 from tracekit.otlp.values import from_pairs, is_id, to_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from tracekit.model import Service
 
@@ -58,9 +59,12 @@ def _read(message: trace_pb2.Span, service: Service, scope: str, tally: Tally) -
         kind=_KINDS.get(message.kind, Kind.UNSPECIFIED),
         status=_STATUSES.get(message.status.code, Status.UNSET),
         status_message=message.status.message,
-        attributes=from_pairs(message.attributes),
+        attributes=from_pairs(message.attributes, tally),
         links=_links(message.links, tally),
-        events=tuple(Event(e.name, e.time_unix_nano, from_pairs(e.attributes)) for e in message.events),
+        events=tuple(
+            Event(e.name, e.time_unix_nano, from_pairs(e.attributes, tally))
+            for e in tally.counted(message.events)
+        ),
         service=service,
         scope=scope,
         trace_state=message.trace_state,
@@ -71,11 +75,13 @@ def _parent_is_remote(flags: int) -> bool | None:
     return bool(flags & _PARENT_REMOTE) if flags & _PARENT_KNOWN else None
 
 
-def _links(messages: Iterable[trace_pb2.Span.Link], tally: Tally) -> tuple[Link, ...]:
+def _links(messages: Collection[trace_pb2.Span.Link], tally: Tally) -> tuple[Link, ...]:
     links = []
-    for message in messages:
+    for message in tally.counted(messages):
         if is_id(message.trace_id, 16) and is_id(message.span_id, 8):
-            links.append(Link(message.trace_id.hex(), message.span_id.hex(), from_pairs(message.attributes)))
+            links.append(
+                Link(message.trace_id.hex(), message.span_id.hex(), from_pairs(message.attributes, tally))
+            )
         else:
             tally.warn("a link without valid ids was left out")
     return tuple(links)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -13,15 +13,18 @@ from tracekit.model import NO_ATTRIBUTES, UNKNOWN_SERVICE, Service
 
 if TYPE_CHECKING:
     from tracekit.model import Attributes, Value
+    from tracekit.otlp.tally import Tally
 
 
-def from_any(any_value: AnyValue) -> Value:
+def from_any(any_value: AnyValue, tally: Tally) -> Value:
     """The value held; sequences come as tuples. None where none is set, or one that we do not know."""
     held = any_value.WhichOneof("value")
     if held == "array_value":
-        return tuple(from_any(item) for item in any_value.array_value.values)
+        return tuple(from_any(item, tally) for item in tally.counted(any_value.array_value.values))
     if held == "kvlist_value":
-        return {pair.key: from_any(pair.value) for pair in any_value.kvlist_value.values}
+        return {
+            pair.key: from_any(pair.value, tally) for pair in tally.counted(any_value.kvlist_value.values)
+        }
     if held is None or held == "string_value_strindex":
         return None
     value: str | bool | int | float | bytes = getattr(any_value, held)
@@ -50,9 +53,9 @@ def to_any(value: Value) -> AnyValue:
     return any_value
 
 
-def from_pairs(pairs: Iterable[KeyValue]) -> Attributes:
+def from_pairs(pairs: Collection[KeyValue], tally: Tally) -> Attributes:
     """Of repeated keys the last counts."""
-    return {pair.key: from_any(pair.value) for pair in pairs} or NO_ATTRIBUTES
+    return {pair.key: from_any(pair.value, tally) for pair in tally.counted(pairs)} or NO_ATTRIBUTES
 
 
 def to_pairs(attributes: Attributes) -> list[KeyValue]:
@@ -64,8 +67,8 @@ def is_id(found: bytes, length: int) -> bool:
     return len(found) == length and any(found)
 
 
-def from_resource(resource: Resource) -> Service:
-    attributes = from_pairs(resource.attributes)
+def from_resource(resource: Resource, tally: Tally) -> Service:
+    attributes = from_pairs(resource.attributes, tally)
     return Service(
         name=_text(attributes, semconv.SERVICE_NAME) or UNKNOWN_SERVICE.name,
         namespace=_text(attributes, semconv.SERVICE_NAMESPACE),

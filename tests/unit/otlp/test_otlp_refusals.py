@@ -201,6 +201,36 @@ def test_an_unreadable_request_is_one_error(body: bytes) -> None:
         decode_spans(body)
 
 
+def with_parts(spans: list[bytes]) -> bytes:
+    ids = field(1, b"1" * 16) + field(2, b"2" * 8)
+    return field(1, field(2, b"".join(field(2, ids + span) for span in spans)))
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        pytest.param(decode_spans, with_parts([b"\x4a\x00" * 300_000] * 2), id="attributes"),
+        pytest.param(decode_spans, with_parts([b"\x5a\x00" * 300_000] * 2), id="events"),
+        pytest.param(decode_spans, with_parts([b"\x6a\x00" * 300_000] * 2), id="links"),
+        pytest.param(
+            decode_spans,
+            with_parts([field(9, field(2, field(5, b"\x0a\x00" * 300_000)))] * 2),
+            id="items of lists",
+        ),
+        pytest.param(
+            decode_metrics, field(1, field(2, field(2, field(5, b"\x0a\x00" * 300_000)) * 2)), id="points"
+        ),
+        pytest.param(decode_spans, field(1, field(1, b"\x0a\x00" * 3_000_000)), id="a large resource"),
+        pytest.param(decode_spans, field(1, field(2, field(1, b"\x1a\x00" * 3_000_000))), id="a large scope"),
+    ],
+)
+def test_a_request_of_too_many_small_parts_is_refused(
+    decode: Callable[[bytes], Decoded[Any]], body: bytes
+) -> None:
+    with pytest.raises(OtlpError, match=r"more than 500000|larger than"):
+        decode(body)
+
+
 @pytest.mark.parametrize(
     "body",
     [
