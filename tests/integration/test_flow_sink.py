@@ -86,3 +86,19 @@ def test_a_proxy_of_the_machine_is_not_in_the_way(
     with start(flow_sink.env) as child:
         flow_sink.wait_for_flow("place order", "process jobs")
         child.communicate("")
+
+
+def test_where_nothing_came_it_says_what_to_look_at(flow_sink: FlowSink) -> None:
+    with pytest.raises(NotSeenError) as caught:
+        flow_sink.wait_for_flow("place order", timeout_s=0)
+
+    assert "no span arrived\nnothing else did either" in str(caught.value)
+    assert flow_sink.http_endpoint in str(caught.value)
+
+
+def test_where_all_but_spans_came_it_says_what_to_look_at(flow_sink: FlowSink) -> None:
+    with start({**flow_sink.env, "OTEL_TRACES_SAMPLER": "always_off"}) as child:
+        flow_sink.wait_for(lambda: bool(flow_sink.logs), says="the log line")
+        with pytest.raises(NotSeenError, match="no span arrived\nbut log lines or metrics did"):
+            flow_sink.wait_for_flow("place order", timeout_s=0)
+        child.communicate("")

@@ -44,7 +44,9 @@ _SAME_INSTANCE: Final = {"OTEL_RESOURCE_ATTRIBUTES": f"{semconv.SERVICE_INSTANCE
 class Captured(Flows):
     """What this process emitted since `capture` began: a span is here as soon as it has ended.
 
-    `report_line` is what `configure()` would have said at start-up.
+    There are `spans`, `logs`, `metrics`, `flows`, `flow()` and `dropped`; `wait_for`, `wait_for_flow` and
+    `wait_for_flows`, each with an `…_async`; `report()` and `save()`. `report_line` is what `configure()`
+    would have said at start-up.
     """
 
     def __init__(self) -> None:
@@ -85,6 +87,11 @@ class Captured(Flows):
         self._dropped = self.dropped
         self._collect()
         self._readers.clear()
+
+    def _hint(self) -> str:
+        if self._running:
+            return "spans are open still: a span is here once it has ended"
+        return f"only this process is seen, for others take `flow_sink`; traced is\n  {self.report_line}"
 
     def _known(self, *, is_quiet: bool = True) -> Knowledge:
         return Knowledge(is_quiet=is_quiet, running=frozenset(self._running))

@@ -37,7 +37,10 @@ class Edge(NamedTuple):
 class CheckedFlow:
     """One flow. Its times are seconds; `flow` is the flow itself, `logs` its log lines.
 
-    An assertion that fails shows the whole flow; so does `str`.
+    There are `id`, `name`, `spans`, `services`, `breaks`, `edges`, `span()` and `named()`;
+    `response_time`, `completion_time`, `queue_wait()`, `retries` and `duplicates`; `snapshot()`;
+    `assert_path`, `assert_complete`, `assert_no_orphans`, `assert_linked`, `assert_within` and
+    `assert_no_pii`. An assertion that fails shows the whole flow; so does `str`.
     """
 
     def __init__(self, flow: Flow, logs: Iterable[LogLine] = ()) -> None:

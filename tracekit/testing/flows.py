@@ -88,13 +88,17 @@ class Flows:
 
     def report(self) -> str:
         """For a test that failed: every flow drawn, what was lost, and a file with all of it."""
-        return report.report(self._built(), self.dropped, self.store, self.save())
+        return report.report(self._built(), self.dropped, self.store, self.save(), self._hint())
 
     def save(self, path: Path | None = None) -> Path | None:
         """Write all spans and log lines as OTLP JSON; where to, None where there are none."""
         if path is None and not (self.store.spans() or self.store.logs()):
             return None
         return report.save(self.store, self.save_as() if path is None else path)
+
+    def _hint(self) -> str:
+        """What to look at where no span came."""
+        return ""
 
     def _known(self, *, is_quiet: bool) -> Knowledge:
         """What is known beside the spans."""

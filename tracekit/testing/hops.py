@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from tracekit.flow import facts
@@ -109,6 +110,7 @@ class Expected:
         went = way(nearest, self.path)
         if not went.is_whole:
             found.append(went.gap if went.reached else _never_began(went.path, flows))
+            found += _did_you_mean(went.path[went.reached], flows)
             if went.reached:
                 found += self._elsewhere(went, nearest, flows)
         found += self._unmet(nearest)
@@ -144,6 +146,13 @@ class Expected:
 
 def _nothing_consumed(name: str) -> str:
     return f"nothing consumed from `{name}`"
+
+
+def _did_you_mean(name: str, flows: Iterable[Flow]) -> list[str]:
+    """Where no span has this name: the one that resembles it most."""
+    names = {name for flow in flows for name in (*labels(flow.tree), *(span.name for span in flow.spans))}
+    close = [] if name in names else get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+    return [f"did you mean `{each}`?" for each in close]
 
 
 def _never_began(path: Sequence[str], flows: Sequence[Flow]) -> str:

@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 _MOST_DRAWN: Final = 10
 
 
-def report(flows: Sequence[Flow], dropped: Mapping[str, int], store: Store, saved: Path | None) -> str:
-    """Every flow drawn, what was lost on the way, and where all of it was saved."""
-    drawn = [render(flow) for flow in flows[:_MOST_DRAWN]] or ["no span arrived"]
+def report(
+    flows: Sequence[Flow], dropped: Mapping[str, int], store: Store, saved: Path | None, hint: str = ""
+) -> str:
+    """Every flow drawn, what was lost on the way, and where all of it was saved.
+
+    `hint` tells what to look at where there is no flow.
+    """
+    drawn = [render(flow) for flow in flows[:_MOST_DRAWN]]
+    drawn = drawn or ["\n".join(filter(None, ["no span arrived", hint]))]
     if len(flows) > _MOST_DRAWN:
         drawn.append(f"… and {counted(len(flows) - _MOST_DRAWN, 'flow')} more")
     notes = [*_lost(dropped, store)]

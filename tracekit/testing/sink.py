@@ -37,6 +37,10 @@ class FlowSink(Flows):
     with FlowSink() as sink:
         subprocess.run([sys.executable, "shop.py"], env={**os.environ, **sink.env}, check=True)
         sink.wait_for_flow("POST /orders", "send orders", "process orders")
+
+    A process finds it by `env` (or `grpc_env`), or by `http_endpoint` and `grpc_endpoint`. There are
+    `spans`, `logs`, `metrics`, `flows`, `flow()` and `dropped`; `wait_for`, `wait_for_flow` and
+    `wait_for_flows`, each with an `…_async`; `report()` and `save()`.
     """
 
     def __init__(self, *, quiet_s: float = _QUIET_S) -> None:
@@ -83,6 +87,15 @@ class FlowSink(Flows):
         for _, reason, number in self._drops():
             found[reason] += number
         return dict(found)
+
+    def _hint(self) -> str:
+        came = any(counts.kept or counts.refused for counts in self.store.counts().values())
+        if came:
+            return "but log lines or metrics did: is tracing switched off or sampled away there?"
+        return (
+            f"nothing else did either: was the process started with `env={{**os.environ, **flow_sink.env}}`, "
+            f"under `tracekit run` or with `configure()`? It must export to {self.http_endpoint}"
+        )
 
     def _known(self, *, is_quiet: bool = True) -> Knowledge:
         lost: defaultdict[str, int] = defaultdict(int)

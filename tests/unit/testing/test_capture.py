@@ -13,7 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 import tracekit
 from tracekit import _configure, guard
 from tracekit.model import Kind, Service
-from tracekit.testing import capture
+from tracekit.testing import NotSeenError, capture
 from tracekit.testing.spans import BEGINNING, MS
 
 tracer = trace.get_tracer("shop", "1.0")
@@ -172,3 +172,29 @@ def test_deterministic_runs_are_equal() -> None:
 def test_what_it_says_at_start_up_can_be_read() -> None:
     with capture("shop") as seen:
         assert seen.report_line.startswith("tracekit: shop -> here | ")
+
+
+def test_where_no_span_came_it_says_what_is_traced() -> None:
+    with capture("shop") as seen, pytest.raises(NotSeenError) as caught:
+        seen.wait_for_flow("place order", timeout_s=0)
+
+    assert "no span arrived\nonly this process is seen, for others take `flow_sink`" in str(caught.value)
+    assert seen.report_line in str(caught.value)
+
+
+def test_where_spans_are_open_still_it_says_so() -> None:
+    with (
+        capture("shop") as seen,
+        tracer.start_as_current_span("place order"),
+        pytest.raises(NotSeenError, match="no span arrived\nspans are open still"),
+    ):
+        seen.wait_for_flow("place order", timeout_s=0)
+
+
+def test_a_name_that_resembles_another_is_asked_about() -> None:
+    with capture("shop") as seen:
+        place_order()
+        with pytest.raises(NotSeenError, match="did you mean `place order`\\?"):
+            seen.wait_for_flow("place ordr", timeout_s=0)
+        with pytest.raises(NotSeenError, match="did you mean `charge`\\?"):
+            seen.wait_for_flow("place order", "charges", timeout_s=0)
