@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind
 
 import tracekit
+from tracekit.collector.memory import MemoryStore
 from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer
 from tracekit.collector.store import Counts
-from tracekit.model import Kind, LogLine, Service, Span
+from tracekit.model import Kind, Link, LogLine, Service, Span
 from tracekit.otlp import encode_logs, encode_spans
 
 if TYPE_CHECKING:
@@ -340,6 +342,21 @@ def test_millions_of_empty_spans_are_refused(collector: CollectorServer) -> None
 
     with memory_grows_less_than(100 * MIB):  # decoded as one message they would take 1.8 GiB
         assert post(collector, bomb, content_encoding="gzip")[0] == 400
+
+
+def test_links_take_no_more_memory_than_the_bound_of_the_store() -> None:
+    store = MemoryStore(max_bytes=32 * MIB)
+
+    with memory_grows_less_than(45 * MIB):
+        for number in range(20):
+            trace_ids = (f"{10_000 * number + each:032x}" for each in range(1, 10_001))
+            store.add_spans([replace(GOOD, trace_id=f"{number + 1:032x}", links=(*map(linked, trace_ids),))])
+
+    assert store.counts()["traces"].dropped
+
+
+def linked(trace_id: str) -> Link:
+    return Link(trace_id, "".join(["2" * 8, trace_id[-8:]]))
 
 
 def test_grpc_refuses_the_same(collector: CollectorServer) -> None:

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from tracekit.model import Attributes, LogLine, Metric, Span, Value
 
 _RECORD: Final = 800  # a record, its ids and numbers, its place in the indexes
-_PART: Final = 300  # a link, an event, a point
-_ENTRY: Final = 120  # a key and a short value in a dict
+_PART: Final = 300  # an event, a point
+_LINK: Final = 560  # a link, its ids, and its place in the index
+_ENTRY: Final = 140  # a key and a short value in a dict
 
 
 def of_span(span: Span) -> int:
     """Bytes, without the service, which spans share."""
     size = _RECORD + len(span.name) + len(span.status_message) + len(span.trace_state)
     size += of_attributes(span.attributes)
-    size += sum(_PART + of_attributes(link.attributes) for link in span.links)
+    size += sum(_LINK + of_attributes(link.attributes) for link in span.links)
     return size + sum(_PART + of_attributes(event.attributes) for event in span.events)
 
 
