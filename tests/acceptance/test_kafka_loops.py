@@ -435,3 +435,110 @@ def test_a_closed_consumer_raises_as_without_us(topic: Topic, flows: Captured) -
     del labels["messaging.destination.name"]
     ((found, _, count),) = points(flows, "messaging.client.operation.duration")
     assert (found, count) == ({**labels, "error.type": "IllegalStateError"}, 1)
+
+
+# -- turns that are processed elsewhere ---------------------------------------------------------------
+
+
+async def _handled(record: Any, error: Exception | None = None) -> None:
+    async with tracekit.process(record):
+        await asyncio.sleep(0.02)
+        with tracer.start_as_current_span(f"work {record.value.decode()}"):
+            pass
+        if error is not None:
+            raise error
+
+
+def test_a_task_that_a_turn_gave_its_message_to_says_when_and_how_it_ended(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(b"first", b"second", b"third", headers=context_headers())
+
+    async def main() -> None:
+        tasks = []
+        for record in topic.consumer():
+            error = ValueError("no such order") if record.value == b"second" else None
+            tasks.append(asyncio.create_task(_handled(record, error)))
+            await asyncio.sleep(0)  # the task enters its block
+            if len(tasks) == 3:
+                break
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    spans = named(flows, f"process {topic.name}")
+
+    assert [span.status for span in spans] == [Status.UNSET, Status.ERROR, Status.UNSET]
+    assert [span.attributes.get("error.type") for span in spans] == [None, "ValueError", None]
+    assert min((span.end_ns or 0) - span.start_ns for span in spans) >= 20_000_000
+    assert [the(flows, f"work {name}").parent_id for name in ("first", "second", "third")] == [
+        span.span_id for span in spans
+    ]
+    assert sum(count for _, _, count in points(flows, "messaging.process.duration")) == 3
+
+
+def test_a_turn_whose_message_was_read_in_a_thread_is_processed_in_the_task(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+
+    async def main() -> None:
+        messages = iter(topic.consumer())
+        for _ in range(2):
+            record = await asyncio.to_thread(next, messages)
+            before = otel.get_current()
+            await _handled(record)
+            assert otel.get_current() == before
+        del messages
+
+    asyncio.run(main())
+    spans = named(flows, f"process {topic.name}")
+
+    assert [the(flows, f"work {name}").parent_id for name in ("first", "second")] == [
+        span.span_id for span in spans
+    ]
+    assert min((span.end_ns or 0) - span.start_ns for span in spans) >= 20_000_000
+    assert sum(count for _, _, count in points(flows, "messaging.process.duration")) == 2
+
+
+def test_a_thread_beside_the_loop_takes_its_turn_over_and_leaves_the_loop_s_context_alone(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+    consumer = topic.consumer()
+    before = otel.get_current()
+    loop = iter(consumer)
+    record = next(loop)
+    entered, done = threading.Event(), threading.Event()
+
+    def handle() -> None:
+        with tracekit.process(record), tracer.start_as_current_span("work"):
+            entered.set()
+            assert done.wait(10)
+
+    worker = threading.Thread(target=handle)
+    worker.start()
+    assert entered.wait(10)
+    next(loop)
+    assert [span.name for span in flows.spans if span.name.startswith("process")] == []
+    done.set()
+    worker.join()
+    del loop
+
+    first, second = named(flows, f"process {topic.name}")
+    assert the(flows, "work").parent_id == first.span_id
+    assert (first.end_ns or 0) > second.start_ns
+    assert otel.get_current() == before
+
+
+def test_what_the_consumer_has_its_iterator_has_too(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first")
+    messages: Any = iter(topic.consumer())
+
+    next(messages)
+    messages.commit()
+
+    assert messages.assignment()
+    with pytest.raises(AttributeError):
+        messages.no_such_thing  # noqa: B018
+    del messages
+    assert [span.name for span in flows.spans if span.name.startswith("commit")] == [f"commit {topic.name}"]

@@ -188,6 +188,7 @@ def test_case_06_a_message_that_is_too_large_is_refused_as_without_us(topic: Top
     (span,) = flows.spans
     labels = topic.labels("send", "send", error_type="MessageSizeTooLargeError")
     assert raised.value.args == without.value.args
+    assert (raised.value.__cause__, raised.value.__context__) == (None, without.value.__context__)
     assert (span.status, span.status_message) == (Status.ERROR, str(raised.value))
     assert points(flows, "messaging.client.sent.messages") == [(labels, 1, 0)]
     ((found, _, count),) = points(flows, "messaging.client.operation.duration")
@@ -458,3 +459,18 @@ def test_reliability_case_06_where_a_serializer_alone_knows_the_size_it_is_sent_
     }
     assert flows.dropped == {"oversized": 1}
     assert points(flows, "messaging.client.sent.messages") == [(topic.labels("send", "send"), 1, 0)]
+
+
+def test_what_is_refused_even_without_our_headers_shows_one_error(topic: Topic, flows: Captured) -> None:
+    class Zeros(Serializer):  # type: ignore[misc]  # kafka-python ships no types
+        def serialize(self, topic: str, headers: object, data: int) -> bytes:
+            return bytes(data)
+
+    producer = topic.kafka.producer(max_request_size=1_000, value_serializer=Zeros())
+
+    with pytest.raises(MessageSizeTooLargeError) as raised:
+        producer.send(topic.name, 2_000)
+
+    (span,) = flows.spans
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+    assert span.attributes["error.type"] == "MessageSizeTooLargeError"

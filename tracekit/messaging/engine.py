@@ -135,11 +135,15 @@ class Engine:
                 return function(*args, **kwargs)
             token = _inside.set(client)
             try:
+                result: Any = None
+                is_ours = False
                 try:
                     result = function(*args, **kwargs)
                 except Exception as error:
-                    if not sending.is_to_blame(error):
+                    is_ours = sending.is_to_blame(error)
+                    if not is_ours:
                         raise
+                if is_ours:  # not above: what this one raises must not show the other one beside it
                     result = function(*given[0], **given[1])
             except BaseException as error:
                 sending(None, error)
@@ -233,6 +237,15 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - the shield of a hot path
             swallow("receive", error)
         return record, messages
+
+    def turn_of(self, record: object) -> Turn | None:
+        """The open turn of a loop whose message this is, whatever thread or task the loop runs in."""
+        for reference in [*self._turns.values()]:
+            loop = reference()
+            turn = loop.turn_of(record) if loop is not None else None
+            if turn is not None:
+                return turn
+        return None
 
     def _end_leaked(self, client: object) -> None:
         reference = self._turns.get(client)

@@ -44,6 +44,11 @@ class ConsumerLoop:
     def __iter__(self) -> ConsumerLoop:
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)  # kafka-python's consumer is its own iterator
+
     def __next__(self) -> Any:
         self._end()
         if in_use.engine is not self._engine and not self._follow(in_use.engine):
@@ -79,11 +84,18 @@ class ConsumerLoop:
     def __del__(self) -> None:
         self._end()
 
+    def turn_of(self, record: object) -> Turn | None:
+        """The open turn, if it is this record's."""
+        turn = self._turn
+        return turn if turn is not None and turn.record is record else None
+
     def leak(self) -> None:
         """End the turn that nobody ended, with a mark: the client goes on without this loop."""
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.leave()
+            if turn.is_taken:
+                return
             turn.left = False  # nobody said where it ended: it is no place to go on from
             turn.end(leaked=True)
 
@@ -92,6 +104,7 @@ class ConsumerLoop:
         if turn is not None:
             try:
                 turn.leave()  # first: also where the span cannot be ended
-                turn.end(error)
+                if not turn.is_taken:
+                    turn.end(error)
             except Exception as failure:  # noqa: BLE001 - the shield of a hot path
                 swallow("the turn of a loop", failure)

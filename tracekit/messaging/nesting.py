@@ -24,13 +24,14 @@ class Nested:
     `context` says so by its place. `saved` is the context around it, `span` its own, `ended` whether
     its work is over, `left` whether its context is current only where it was copied from then on (a
     task, a thread), and `may_leak` whether nobody is bound to end it: a turn of a loop that was not
-    entered by `with`.
+    entered by `with`. `is_taken`: a block of `process()` is bound to end it, and no longer its loop.
     """
 
-    __slots__ = ("context", "ended", "left", "may_leak", "saved", "span")
+    __slots__ = ("context", "ended", "is_taken", "left", "may_leak", "saved", "span")
 
     context: Context
     ended: bool
+    is_taken: bool
     left: bool
     may_leak: bool
     saved: Context
@@ -42,7 +43,7 @@ class Nested:
 
     def enter(self) -> None:
         """Make its context current."""
-        self.left = False
+        self.is_taken = self.left = False
         otel.attach(self.context)
 
     def leave(self) -> None:
