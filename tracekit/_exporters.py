@@ -30,6 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from tracekit._settings import SettingError
 from tracekit.guard import count_drop, shielded
+from tracekit.tracing.processors import Taker
 from tracekit.tracing.signals import Outputs
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def exporters(settings: Settings) -> Exports:
     )
 
 
-class QueuedSpans(BatchSpanProcessor):
+class QueuedSpans(BatchSpanProcessor, Taker):
     """The SDK's queue of spans. For what comes when it is full there is no room, and that is counted.
+
+    A span that nobody else sees is encoded as it ends.
 
     The SDK would log a warning for each, and push the oldest out. Source: the specification of
     OpenTelemetry's batching processor (`maxQueueSize`).
@@ -93,14 +96,24 @@ class QueuedSpans(BatchSpanProcessor):
         self._encoder: SpanEncoder | None = None if emit is None else exporter.encoder
 
     def on_end(self, span: ReadableSpan) -> None:
-        if not (span.context and span.context.trace_flags.sampled):
+        if self._has_room(span):
+            super().on_end(span)
+
+    def take(self, span: ReadableSpan) -> None:
+        if not self._has_room(span):
             return
-        if _is_full(self):
-            count_drop("queue_full", "spans that the queue had no room for")
-        elif self._encoder is None:
+        if self._encoder is None:
             super().on_end(span)
         elif (ready := self._encoder.ready(span)) is not None:
-            self._batch_processor.emit(ready)  # type: ignore[arg-type]
+            self._batch_processor.emit(ready)  # type: ignore[arg-type]  # to the exporter it is a span
+
+    def _has_room(self, span: ReadableSpan) -> bool:
+        if not (span.context and span.context.trace_flags.sampled):
+            return False
+        if _is_full(self):
+            count_drop("queue_full", "spans that the queue had no room for")
+            return False
+        return True
 
 
 class QueuedLines(BatchLogRecordProcessor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel
@@ -15,7 +16,7 @@ from tracekit import context as ours
 from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.pathway import Pathway
-from tracekit.tracing.quick import watch_starts
+from tracekit.tracing.quick import QuickSpan, watch_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes
 
 
+class Taker(ABC):
+    """A processor of ours, that can make use of being the only one to see a span."""
+
+    @abstractmethod
+    def take(self, span: ReadableSpan) -> None:
+        """The span has ended, and nobody will look at it or change it but this one."""
+
+
 class FlowProcessor(SpanProcessor):
     """Puts `tracekit.flow.id` on every span, then hands it to the processors behind a shield.
 
@@ -33,21 +42,29 @@ class FlowProcessor(SpanProcessor):
     here. What a processor raises is counted, never raised into the application. Switched off
     (`active` False) once undone: a provider of the application's cannot lose a processor again.
     A span that was open when the process forked belongs to the parent: its copy in the child is not
-    handed on (case 50).
+    handed on (case 50). `is_shared`: the spans go to processors of the application's besides.
     """
 
-    def __init__(self, service: str, processors: Sequence[SpanProcessor] = ()) -> None:
+    def __init__(
+        self, service: str, processors: Sequence[SpanProcessor] = (), *, is_shared: bool = False
+    ) -> None:
         self._service = service
         self._processors = [*processors]
-        self.is_watched = watch_starts(self._processors)
-        """Whether a processor looks at spans as they start."""
+        self._is_shared = is_shared
         self.active = True
         self._off_ns = 0
+        self._look_at_them()
 
     def add(self, processor: SpanProcessor) -> None:
         """Hand spans to one more."""
         self._processors.append(processor)
+        self._look_at_them()
+
+    def _look_at_them(self) -> None:
         self.is_watched = watch_starts(self._processors)
+        """Whether a processor looks at spans as they start."""
+        takers = [one for one in self._processors if isinstance(one, Taker)]
+        self._takers = takers if len(takers) == len(self._processors) and not self._is_shared else None
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if not self.active:
@@ -70,6 +87,15 @@ class FlowProcessor(SpanProcessor):
             if (span.start_time or 0) < self._off_ns:
                 count_drop("late", "spans that ended when tracing was undone already")
             return
+        if self._takers is not None:
+            for taker in self._takers:
+                try:
+                    taker.take(span)
+                except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                    swallow("a span processor", error)
+            return
+        if isinstance(span, QuickSpan):
+            span = span.readable()
         for processor in self._processors:
             try:
                 processor.on_end(span)

@@ -12,14 +12,14 @@ Source: item 2 of the performance study. `tests/unit/tracing/test_quick.py` comp
 from __future__ import annotations
 
 import time
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as SdkSpan
-from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -106,10 +106,10 @@ def watch_starts(processors: Iterable[SpanProcessor]) -> bool:
     """Whether one of these may look at a span as it starts: then it must hear of it."""
     for processor in processors:
         kind = type(processor)
-        if (
-            kind not in (BatchSpanProcessor, SimpleSpanProcessor)
-            and kind.on_start is not SpanProcessor.on_start
-        ):
+        if kind in (BatchSpanProcessor, SimpleSpanProcessor):
+            continue
+        is_own = "on_start" in getattr(processor, "__dict__", ())  # set on this one object
+        if is_own or getattr(kind, "on_start", None) is not SpanProcessor.on_start:
             return True
     return False
 
@@ -170,7 +170,7 @@ class QuickSpans:
             _attributes=kept,
             _links=links,
             _events=(),
-            _lock=Lock(),
+            _lock=RLock(),
         )
         return span
 
@@ -180,6 +180,9 @@ class QuickSpan(SdkSpan):
 
     _events: Any
     _links: Any
+
+    # The lock is one that its holder may take again: in a block under it, the garbage collector may free a
+    # loop, and so end the span.
 
     def put(self, attributes: Mapping[str, str | int | bool]) -> None:
         """Set attributes that need no cleaning."""
@@ -208,9 +211,13 @@ class QuickSpan(SdkSpan):
                 kept: Any = self._attributes
                 kept._immutable = True  # noqa: SLF001 - the same
         if is_first:
-            self._span_processor.on_end(self)  # from here on it cannot change: no need for a copy
+            self._span_processor.on_end(self)
         else:
             super().end(end_time)  # says so
+
+    def readable(self) -> ReadableSpan:
+        """What an SDK span hands to its processors: no lock on it, and nothing to change."""
+        return self._readable_span()
 
 
 def _stock(tracer: Any) -> QuickSpan:

@@ -114,7 +114,7 @@ class Signals:
         target: AnyTracerProvider = trace.get_tracer_provider()
         if not providers.owns_traces:
             processors = missing(processors, target)
-        self._processor = processor = FlowProcessor(service, processors)
+        self._processor = processor = FlowProcessor(service, processors, is_shared=not providers.owns_traces)
         self._can_be_quick = False
         if providers.owns_traces:
             sampler = _sampler()

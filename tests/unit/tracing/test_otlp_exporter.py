@@ -10,7 +10,7 @@ import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext
 from requests.adapters import BaseAdapter
@@ -20,6 +20,7 @@ from tracekit.otlp import decode_spans
 from tracekit.tracing import otlp_exporter
 from tracekit.tracing.encoding import Ready, SpanEncoder
 from tracekit.tracing.otlp_exporter import EncodingSpanExporter
+from tracekit.tracing.processors import FlowProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +136,7 @@ def test_what_waits_to_be_sent_is_encoded() -> None:
     session.mount("http://", collector)
     processor = QueuedSpans(CountedSpans(EncodingSpanExporter(ENDPOINT, session=session)))
     provider = TracerProvider(resource=Resource({"service.name": "orders"}), shutdown_on_exit=False)
-    provider.add_span_processor(processor)
+    provider.add_span_processor(FlowProcessor("orders", [processor]))
     tracer = provider.get_tracer("program")
     with processor._batch_processor._export_lock:
         for number in range(3):
@@ -158,3 +159,27 @@ def test_an_export_that_somebody_patched_is_theirs(monkeypatch: pytest.MonkeyPat
 
     assert EncodingSpanExporter(ENDPOINT, session=requests.Session()).encoder is None
     assert exported(EncodingSpanExporter) == (SpanExportResult.SUCCESS, [])
+
+
+def test_a_processor_that_came_later_may_change_what_is_sent() -> None:
+    class Redact(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            attributes: Any = span._attributes
+            attributes._dict["card"] = "***"
+
+    collector = Collector()
+    session = requests.Session()
+    session.mount("http://", collector)
+    processor = QueuedSpans(CountedSpans(EncodingSpanExporter(ENDPOINT, session=session)))
+    flow = FlowProcessor("orders", [processor])
+    flow.add(Redact())
+    provider = TracerProvider(resource=Resource({"service.name": "orders"}), shutdown_on_exit=False)
+    provider.add_span_processor(flow)
+    with processor._batch_processor._export_lock:
+        provider.get_tracer("program").start_span("pay", attributes={"card": "4111"}).end()
+    processor.force_flush()
+    processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
+    ((_, _, body),) = collector.requests
+    (span,) = decode_spans(body, "protobuf").records
+
+    assert span.attributes["card"] == "***"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from opentelemetry.trace import (
 )
 
 from tracekit.tracing.processors import FlowProcessor
-from tracekit.tracing.quick import QuickSpan, QuickSpans, can_be_quick
+from tracekit.tracing.quick import QuickSpan, QuickSpans, can_be_quick, watch_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,3 +260,58 @@ def test_where_a_limit_may_be_met_the_sdk_makes_them(
     monkeypatch.setenv(variable, value)
 
     assert not can_be_quick()
+
+
+def test_a_span_that_a_finalizer_ends_under_its_own_lock_hangs_nobody() -> None:
+    span, seen = started(quick=True)
+    held: Any = span
+
+    def end() -> None:
+        with held._lock:
+            span.end()
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    thread.join(5)
+
+    assert (thread.is_alive(), len(seen.ended)) == (False, 1)
+
+
+def through(processors: list[SpanProcessor]) -> Span:
+    """A quick span that has started, whose end goes to these."""
+    flow = FlowProcessor("shop", processors)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(flow)
+    tracer = provider.get_tracer("tracekit")
+    assert isinstance(tracer, SdkTracer)
+    return QuickSpans(tracer, flow).start("send orders", SpanKind.PRODUCER, INVALID_SPAN, {"a": 1}, (), 1_000)
+
+
+def test_a_processor_may_keep_copies_of_what_it_is_given() -> None:
+    seen = Seen()
+    span = through([seen])
+    span.end()
+
+    (copied,) = copy.deepcopy(seen.ended)
+    assert (copied.name, dict(copied.attributes or {})) == ("send orders", {"a": 1})
+
+
+class Proxy:
+    """Passes on to a processor, and has nothing itself."""
+
+    def __init__(self, inner: SpanProcessor) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_a_processor_may_be_a_proxy_or_have_methods_of_its_own() -> None:
+    heard: list[str] = []
+    single: Any = Seen()
+    single.on_start = lambda *_, **__: heard.append("start")
+    proxy: Any = Proxy(Seen())
+
+    assert not watch_starts([Seen()])
+    assert watch_starts([single])
+    assert watch_starts([proxy])
