@@ -4,4 +4,8 @@ import sys
 
 from tracekit.cli import main
 
-sys.exit(main())
+code = main()
+# Run by -m, Python ends by SIGINT where a Ctrl-C, though caught, had met code that was made from a text, as
+# dataclasses and named tuples are. Any other such code makes it forget that.
+eval("0")  # noqa: S307
+sys.exit(code)

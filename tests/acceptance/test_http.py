@@ -226,6 +226,8 @@ def test_the_address_is_the_one_that_was_asked_for() -> None:
         ("user%5Bpassword%5D=abc&client_secret=abc", "user%5Bpassword%5D=REDACTED&client_secret=REDACTED"),
         # The four that the conventions name.
         ("AWSAccessKeyId=abc&Signature=abc", "AWSAccessKeyId=REDACTED&Signature=REDACTED"),
+        ("token%5B%5D=abc&user%5Btoken%5D%5B%5D=abc", "token%5B%5D=REDACTED&user%5Btoken%5D%5B%5D=REDACTED"),
+        ("token+=abc&password1=abc&key%20=1", "token+=REDACTED&password1=REDACTED&key%20=1"),
         ("sig=abc&config=1", "sig=REDACTED&config=1"),
         ("X-Goog-Signature=abc", "X-Goog-Signature=REDACTED"),
     ],

@@ -24,9 +24,10 @@ def flushing(send: Send, flush: Callable[[], object]) -> Send:
     async def send_on(message: Message) -> None:
         if message["type"] in _ENDED:
             with shielded("the end of a server"):
-                from anyio import to_thread  # Starlette's: whatever event loop the server has
+                from anyio import CapacityLimiter, to_thread  # Starlette's: for any event loop
 
-                await to_thread.run_sync(flush)
+                # A limiter of its own: the application's may hold all threads that others may have.
+                await to_thread.run_sync(flush, limiter=CapacityLimiter(1), abandon_on_cancel=True)
         await send(message)
 
     return send_on

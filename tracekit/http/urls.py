@@ -43,7 +43,8 @@ def _redacting(original: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _shown(parameter: re.Match[str]) -> str:
-    name = unquote(parameter[1]).removesuffix("]")  # user[password]
+    # As frameworks read it: user[password], token[], and a + for a space.
+    name = unquote(parameter[1]).replace("+", " ").rstrip("[] 0123456789")
     lowered = name.lower()
     if lowered == "sig" or lowered.endswith(_SIGNATURES) or REDACTOR.keys.search(name):
         return f"{parameter[1]}={_HIDDEN}"
