@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracekit._configure import Handle, configure
+    from tracekit._settings import SettingError
     from tracekit.carried import ContextExecutor, carry, spawn_detached
     from tracekit.context import extract, inject
     from tracekit.messaging.inprocess import TracedQueue
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ContextExecutor",
     "Handle",
+    "SettingError",
     "TracedQueue",
     "carry",
     "configure",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "tracekit._configure": ("Handle", "configure"),
+    "tracekit._settings": ("SettingError",),
     "tracekit.carried": ("ContextExecutor", "carry", "spawn_detached"),
     "tracekit.context": ("extract", "inject"),
     "tracekit.messaging.inprocess": ("TracedQueue",),

@@ -179,8 +179,8 @@ def configure(
     What is not given is as the TRACEKIT_* and OTEL_* variables say; README lists them.
 
     A second call takes the place of the first. What was not sent is sent at the end of the process, for
-    at most five seconds. Raises ValueError for a setting that cannot be, with the setting, its value
-    and the cure; nothing has been changed then.
+    at most five seconds. Raises SettingError, a ValueError, for a setting that cannot be, with the
+    setting, its value and the cure; nothing has been changed then.
 
         handle = tracekit.configure("orders")
         handle.undo()  # takes everything back

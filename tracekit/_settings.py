@@ -38,6 +38,7 @@ _OF_A_SERVICE: Final = re.compile(r"TRACEKIT_(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT
 _HEADER: Final = re.compile(r"""[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=[ \t]*[^"\\;,\x00-\x1f\x7f-\U0010ffff]*""")
 _COMPRESSIONS: Final = {"http/protobuf": ("none", "gzip", "deflate"), "grpc": ("gzip",)}
 _SIGNALS: Final = ("traces", "metrics", "logs")
+_PLACES: Final = "a path (* only for all that is below), or a host's name without scheme, port and path"
 # A variable for all signals, and those for one, which go before it.
 _ENDPOINT: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -89,7 +90,17 @@ _NUMBERS: Final = (
 
 
 class SettingError(ValueError):
-    """A setting that cannot be: which one, its value, and the cure (`must be …; e.g. …`)."""
+    """A setting that cannot be: which one, its value, and the cure (`must be …; e.g. …`).
+
+    Where it is raised, nothing has been changed yet.
+
+        try:
+            tracekit.configure("orders")
+        except tracekit.SettingError as error:
+            sys.exit(f"orders: {error}")
+    """
+
+    __module__ = "tracekit"  # its public home
 
     def __init__(self, setting: str, value: object, cure: str) -> None:
         super().__init__(f"{setting}={value!r}: {cure}")
@@ -157,7 +168,7 @@ def read(
         parent=cast("ParentRule", _choice("parent", parent, env, "TRACEKIT_PARENT", get_args(ParentRule))),
         kafka=_kafka(env, kafka),
         receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS", "receive_spans", receive_spans),
-        trust=_trust(env) if trust is None else trust,
+        trust=_trust(env, trust),
         quiet=_truth(env, "TRACEKIT_QUIET", "quiet", quiet),
         disabled=_truth(env, "OTEL_SDK_DISABLED"),
         without=frozenset(_names(env.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))),
@@ -268,8 +279,28 @@ def _has(module: str) -> bool:
         return False
 
 
-def _trust(env: Environment) -> dict[str, str]:
-    return dict.fromkeys(_names(env.get("TRACEKIT_UNTRUSTED", "")), "none")
+def _trust(env: Environment, given: object) -> Mapping[str, str]:
+    untrusted = _names(env.get("TRACEKIT_UNTRUSTED", ""))
+    if given is None and not untrusted:
+        return {}
+    from tracekit.tracing.trust import Level, is_pattern  # loads OpenTelemetry
+
+    if given is None:
+        for place in untrusted:
+            if not is_pattern(place):
+                cure = f"must be {_PLACES}; e.g. /webhooks/*,api.partner.example"
+                raise SettingError("TRACEKIT_UNTRUSTED", place, cure)
+        return dict.fromkeys(untrusted, "none")
+    if not isinstance(given, Mapping):
+        raise SettingError("trust", given, "must be a mapping; e.g. {'/webhooks/*': 'none'}")
+    for place, level in given.items():
+        if not is_pattern(place):
+            cure = f"must be of {_PLACES}; e.g. {{'/webhooks/*': 'none', 'api.partner.example': 'none'}}"
+            raise SettingError("trust", {place: level}, cure)
+        if level not in get_args(Level):
+            cure = f"must be 'none' or 'internal'; e.g. {{{place!r}: 'none'}}"
+            raise SettingError("trust", {place: level}, cure)
+    return given
 
 
 def _service(env: Environment, given: object) -> str:

@@ -326,8 +326,23 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     ({"endpoint": ""}, {}, f"endpoint='': must be a URL; e.g. {LOCAL}"),
     ({"quiet": "no"}, {}, "quiet='no': must be True or False"),
     ({"receive_spans": 1}, {}, "receive_spans=1: must be True or False"),
-    ({"trust": {"/x": "some"}}, {}, "some"),
-    ({"trust": {"http://x/": "none"}}, {}, "write a path such as"),
+    ({"trust": "none"}, {}, "trust='none': must be a mapping; e.g. {'/webhooks/*': 'none'}"),
+    *(
+        ({"trust": {"/x": level}}, {}, f"trust={{'/x': {level!r}}}: must be 'none' or 'internal'; e.g. ")
+        for level in ("some", None, 7)
+    ),
+    *(
+        ({"trust": {place: "none"}}, {}, f"trust={{{place!r}: 'none'}}: must be of a path (* only for all ")
+        for place in ("http://x/", "api.example:443", "a b", "/web*hooks", "/web*", "", 7)
+    ),
+    (
+        {},
+        {"TRACEKIT_UNTRUSTED": "/webhooks/*, foo bar"},
+        (
+            "TRACEKIT_UNTRUSTED='foo bar': must be a path (* only for all that is below), "
+            "or a host's name without scheme, port and path; e.g. /webhooks/*,api.partner.example"
+        ),
+    ),
     (
         {},
         {"TRACEKIT_PARENTS": "link"},
@@ -433,7 +448,7 @@ def test_a_wrong_setting_fails_with_its_value_and_the_cure_and_changes_nothing(
 ) -> None:
     before = in_force()
 
-    with only({**NOWHERE, **variables}), pytest.raises(ValueError, match=r".") as raised:
+    with only({**NOWHERE, **variables}), pytest.raises(tracekit.SettingError) as raised:
         tracekit.configure(**{"service": "orders", **arguments})
 
     assert says in str(raised.value)
@@ -462,7 +477,7 @@ def test_wrong_propagators_are_named_before_opentelemetry_refuses_them() -> None
     )
 
     assert done.stderr.splitlines()[-1] == (
-        "tracekit._settings.SettingError: OTEL_PROPAGATORS='b4': "
+        "tracekit.SettingError: OTEL_PROPAGATORS='b4': "
         "must be some of baggage, tracecontext, tracekit, or none"
     )
 

@@ -8,17 +8,19 @@ nor baggage is taken: a new trace begins and links to the caller's. An untrusted
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from opentelemetry import context as otel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from opentelemetry.context import Context
 
 Level: TypeAlias = Literal["internal", "none"]
 
+_ROUTE: Final = re.compile(r"/[^*]*((?<=/)\*)?")
 _HOST: Final = re.compile(r"(\*|(\*\.)?[a-z0-9_]([a-z0-9_.\-]*[a-z0-9_])?|\[[0-9a-f:.]+\])")
 _GIVES_LITTLE: Final = otel.create_key("tracekit-gives-little")
 
@@ -38,33 +40,13 @@ class Trust:
     def of(cls, settings: Mapping[str, str]) -> Trust:
         """The trust that `configure(trust={"/webhooks/*": "none", "api.partner.example": "none"})` says.
 
-        Raises ValueError with the setting, its value and the cure.
+        Keys are patterns (`is_pattern`), and values levels: `tracekit._settings` has seen to that.
         """
-        if not isinstance(settings, Mapping):
-            raise ValueError(
-                f"trust={settings!r} is no mapping: write trust={{'/webhooks/*': 'none'}}, with a route "
-                "or a host as the key, and 'none' or 'internal' as the value"
-            )
-        routes: list[tuple[str, Level]] = []
-        hosts: list[tuple[str, Level]] = []
-        for pattern, value in settings.items():
-            level = _level(pattern, value)
-            if pattern.startswith("/"):
-                if "*" in pattern.removesuffix("/*"):
-                    raise ValueError(
-                        f"trust={{{pattern!r}: …}}: in a route, * may only stand for all that is below, "
-                        "as in '/webhooks/*'"
-                    )
-                routes.append((pattern, level))
-            elif _HOST.fullmatch(pattern.lower()):
-                hosts.append((pattern.lower(), level))
-            else:
-                raise ValueError(
-                    f"trust={{{pattern!r}: …}} is neither a route nor a host: write a path such as "
-                    "'/webhooks/*', or a host's name without scheme, port and path, such as "
-                    "'api.partner.example' or '*.partner.example'"
-                )
-        return cls(tuple(sorted(routes, key=_longest)), tuple(sorted(hosts, key=_longest)))
+        rules = sorted(cast("Mapping[str, Level]", settings).items(), key=_longest)
+        return cls(
+            tuple(rule for rule in rules if rule[0].startswith("/")),
+            tuple((host.lower(), level) for host, level in rules if not host.startswith("/")),
+        )
 
     def takes(self, path: str) -> bool:
         """Whether context is taken from a request to this path."""
@@ -88,6 +70,11 @@ class Trust:
 TRUST_ALL: Final = Trust()
 
 
+def is_pattern(what: object) -> bool:
+    """Whether it can be meant as a route or as a host."""
+    return isinstance(what, str) and bool(_ROUTE.fullmatch(what) or _HOST.fullmatch(what.lower()))
+
+
 def giving_little(context: Context | None = None) -> Context:
     """The context from which nothing but a `traceparent` is given."""
     return otel.set_value(_GIVES_LITTLE, True, context)
@@ -96,16 +83,6 @@ def giving_little(context: Context | None = None) -> Context:
 def gives_little(context: Context | None = None) -> bool:
     """Whether nothing but a `traceparent` may be given from this context."""
     return otel.get_value(_GIVES_LITTLE, context) is True
-
-
-def _level(pattern: object, value: object) -> Level:
-    if not isinstance(pattern, str) or not pattern:
-        raise ValueError(f"trust={{{pattern!r}: …}}: the key is a route or a host, as text")
-    if value == "internal":
-        return "internal"
-    if value == "none":
-        return "none"
-    raise ValueError(f"trust={{{pattern!r}: {value!r}}}: the value is 'none' or 'internal'")
 
 
 def _longest(rule: tuple[str, Level]) -> tuple[int, str]:
