@@ -1,15 +1,14 @@
 """A Kafka for one machine: the mock cluster inside the confluent-kafka wheel, in a process of its own.
 
-    python -m tracekit_demo.broker order.created order.confirmed
+    python -m tracekit_demo.broker --port 9092 order.created order.confirmed
 
-prints its address as one line and serves any Kafka client until SIGTERM, Ctrl-C, or the end of its
-standard input, so that it never outlives who started it. Everything is in memory and gone at its end.
-`embedded_broker()` does the same for the length of a with-block.
+prints its address, and serves Kafka clients until SIGTERM or Ctrl-C. Everything is in memory and gone at
+its end. `embedded_broker()` does the same for the length of a with-block.
 
 Its limits (librdkafka 2.16): no CreateTopics (give the topics here; others appear at first use), no
-transaction isolation, one kafka-python member per consumer group, and kafka-python must be told
-`api_version=(2, 3)`, for it cannot find the version out. With `--shared-group` the first group takes all
-members that join within three seconds, and none later.
+transaction isolation, one kafka-python member per consumer group, and without `--port` kafka-python must
+be told `api_version=(2, 3)`, for it cannot find the version out. With `--shared-group` the first group
+takes all members that join within three seconds, and none later.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ import os
 import selectors
 import signal
 import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,8 +40,14 @@ _MOCK_PARTITIONS: Final = 4
 _ERROR_SIZE: Final = 512
 _NUDGE_S: Final = 0.02
 _JOIN_MS: Final = 3000  # as Kafka's own group.initial.rebalance.delay.ms
+_METADATA_MS: Final = 300
 _LEADER_LAG_MS: Final = 1000
 _JOIN_GROUP: Final = 11  # the request's number in Kafka's protocol
+_API_VERSIONS: Final = 18
+_LAST_PLAIN_VERSION: Final = 2
+_UNSUPPORTED_VERSION: Final = 35
+# Kafka 2.3's newest version of each request. The mock claims newer ones, of which it cannot read some.
+_NEWEST: Final = {0: 7, 1: 11, 2: 5, 3: 8, 8: 7, 9: 5, 10: 2, 11: 5, 12: 3, 13: 2, 14: 3, 22: 1}
 
 
 class BrokerError(RuntimeError):
@@ -90,7 +97,8 @@ def embedded_broker(
     """
     # By path and -P: it starts also where the package was put on sys.path by hand, and no module
     # beside this file hides one of the same name.
-    command = [sys.executable, "-P", str(Path(__file__)), "--partitions", str(partitions), *topics]
+    command = [sys.executable, "-P", str(Path(__file__)), "--until-stdin-closes"]
+    command += ["--partitions", str(partitions), *topics]
     if shared_group:
         command.append("--shared-group")
     with tempfile.TemporaryFile("w+") as said:
@@ -137,8 +145,13 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 @contextmanager
-def mock_cluster(topics: Sequence[str], partitions: int, *, shared_group: bool = False) -> Iterator[str]:
-    """The mock cluster inside this process; gives its address. Raises BrokerError."""
+def mock_cluster(
+    topics: Sequence[str], partitions: int, *, shared_group: bool = False, port: int | None = None
+) -> Iterator[str]:
+    """The mock cluster inside this process; gives its address. Raises BrokerError.
+
+    At a `port` that is given, clients find out by themselves which version they talk to.
+    """
     library = _librdkafka()
     try:
         _declare(library)
@@ -158,7 +171,9 @@ def mock_cluster(topics: Sequence[str], partitions: int, *, shared_group: bool =
         try:
             with _kept_awake(address):
                 # A group of one need not wait for others: its first message comes after 0.1 s, not 3 s.
-                delay_ms = _JOIN_MS if shared_group else 0
+                # Through the front the topic's metadata may come later than the member joins, who would
+                # then be assigned nothing.
+                delay_ms = _JOIN_MS if shared_group else 0 if port is None else _METADATA_MS
                 library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, delay_ms)
                 if shared_group:
                     # The mock's group is up as soon as the leader has assigned the partitions; whoever
@@ -170,7 +185,15 @@ def mock_cluster(topics: Sequence[str], partitions: int, *, shared_group: bool =
                 for topic in topics:
                     if code := library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1):
                         raise BrokerError(f"librdkafka refuses the topic {topic!r} (error {code})")
-            yield address
+                if port is not None:
+                    library.rd_kafka_mock_broker_set_host_port(cluster, 1, b"localhost", port)
+                    for request, newest in _NEWEST.items():
+                        library.rd_kafka_mock_set_apiversion(cluster, request, 0, newest)
+            if port is None:
+                yield address
+            else:
+                with _front(address, port):
+                    yield f"localhost:{port}"
         finally:
             with _kept_awake(address):
                 library.rd_kafka_mock_cluster_destroy(cluster)
@@ -199,6 +222,60 @@ def _kept_awake(address: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def _front(address: str, port: int) -> Iterator[None]:
+    """Serve at this port what is served at the address, where the mock picks a port of its own.
+
+    kafka-python begins with an ApiVersions request newer than the mock knows, and cannot read how the mock
+    refuses it. So that one is refused here, as Kafka does: in the oldest form, with the versions that are
+    known.
+    """
+    host, _, inner_port = address.rpartition(":")
+
+    class Connection(socketserver.StreamRequestHandler):
+        disable_nagle_algorithm = True
+
+        def handle(self) -> None:
+            with suppress(OSError), socket.create_connection((host, int(inner_port))) as inner:
+                inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+                threading.Thread(target=self.answer, args=(inner,), daemon=True).start()
+                while len(size := self.rfile.read(4)) == 4:
+                    request = self.rfile.read(int.from_bytes(size))
+                    key, version, number = struct.unpack_from(">hhi", request)
+                    if key == _API_VERSIONS and version > _LAST_PLAIN_VERSION:
+                        known = (1, _API_VERSIONS, 0, _LAST_PLAIN_VERSION)
+                        refusal = struct.pack(">ihihhh", number, _UNSUPPORTED_VERSION, *known)
+                        self.connection.sendall(struct.pack(">i", len(refusal)) + refusal)
+                    else:
+                        inner.sendall(size + request)
+                inner.shutdown(socket.SHUT_RDWR)
+
+        def answer(self, inner: socket.socket) -> None:
+            with suppress(OSError):
+                while some := inner.recv(1 << 16):
+                    self.connection.sendall(some)
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+
+    try:
+        server = Server(("127.0.0.1", port), Connection)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BrokerError(
+            f"--port {port}: {reason}. Use what listens there, or name another, as in --port 19092"
+        ) from error
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 def _librdkafka() -> ctypes.CDLL:
@@ -232,6 +309,8 @@ def _declare(library: ctypes.CDLL) -> None:
         ("rd_kafka_mock_cluster_new", pointer, (pointer, number)),
         ("rd_kafka_mock_cluster_destroy", None, (pointer,)),
         ("rd_kafka_mock_cluster_bootstraps", text, (pointer,)),
+        ("rd_kafka_mock_broker_set_host_port", number, (pointer, ctypes.c_int32, text, number)),
+        ("rd_kafka_mock_set_apiversion", number, (pointer, ctypes.c_int16, ctypes.c_int16, ctypes.c_int16)),
         ("rd_kafka_mock_topic_create", number, (pointer, text, number, number)),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
         (
@@ -245,25 +324,42 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def main() -> int:
-    """Serve until SIGTERM, Ctrl-C or the end of standard input."""
+    """Serve until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="tracekit_demo.broker", description="A Kafka for one machine, in memory."
+        prog="python -m tracekit_demo.broker",
+        description="A Kafka for one machine, in memory, until Ctrl-C or SIGTERM.",
     )
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help="topics to create")
     parser.add_argument("--partitions", type=int, default=_MOCK_PARTITIONS, help="of each topic (default: 4)")
     parser.add_argument(
+        "--port",
+        type=int,
+        help="listen there, as in --port 9092 (default: any that is free; clients of kafka-python then need "
+        f"api_version={API_VERSION})",
+    )
+    parser.add_argument(
         "--shared-group", action="store_true", help="let the first consumer group have several members"
+    )
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end with standard input too, for a program that starts it and may die",
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
         with mock_cluster(
-            arguments.topics, arguments.partitions, shared_group=arguments.shared_group
+            arguments.topics, arguments.partitions, shared_group=arguments.shared_group, port=arguments.port
         ) as address:
             print(address, flush=True)
-            while os.read(sys.stdin.fileno(), 4096):
-                pass
+            if arguments.until_stdin_closes:
+                while os.read(sys.stdin.fileno(), 4096):
+                    pass
+            else:
+                version = "" if arguments.port else f", api_version={API_VERSION}"
+                print(f'KafkaProducer(bootstrap_servers="{address}"{version})', flush=True)
+                signal.pause()
     except BrokerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,21 +46,57 @@ def test_it_is_gone_when_the_block_ends() -> None:
     assert not psutil.pid_exists(kafka.pid)
 
 
+COMMAND = [sys.executable, "-P", str(Path(broker.__file__)), "orders"]
+
+
 @pytest.mark.parametrize("sign", ["terminate", "interrupt", "end of input"])
 def test_it_ends_cleanly_at(sign: str) -> None:
-    command = [sys.executable, "-P", str(Path(broker.__file__)), "orders"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    until = ["--until-stdin-closes"] if sign == "end of input" else []
+    with subprocess.Popen([*COMMAND, *until], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("127.0.0.1:")
+        address = process.stdout.readline().strip()
+        assert address.startswith("127.0.0.1:")
         if sign == "end of input":
             process.stdin.close()
             process.stdin = None
         else:
+            line = process.stdout.readline()
+            assert line == f'KafkaProducer(bootstrap_servers="{address}", api_version=(2, 3))\n'
             os.kill(process.pid, signal.SIGTERM if sign == "terminate" else signal.SIGINT)
         rest, said = process.communicate(timeout=10)
 
+    assert (process.returncode, rest, said) == (0, "", "")
+
+
+def test_in_the_background_it_serves_plain_clients_at_the_port_that_was_asked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*COMMAND, "--port", str(port)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        line = process.stdout.readline()
+        consumer = KafkaConsumer(
+            "orders", bootstrap_servers=address, group_id="billing", auto_offset_reset="earliest"
+        )
+        producer = KafkaProducer(bootstrap_servers=address)
+        producer.send("orders", b"one", headers=HEADERS)
+        got = next(consumer)
+        producer.close()
+        consumer.close()
+        second = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        process.terminate()
+        rest, said = process.communicate(timeout=10)
+
+    assert (address, line) == (f"localhost:{port}", f'KafkaProducer(bootstrap_servers="{address}")\n')
+    assert (got.value, list(got.headers)) == (b"one", HEADERS)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr.startswith(f"--port {port}: ")
+    assert "in use. Use what listens there, or name another, as in --port 19092" in second.stderr
     assert (process.returncode, rest, said) == (0, "", "")
 
 
