@@ -17,6 +17,7 @@ import json
 import logging
 import re
 import shlex
+import sys
 import textwrap
 import threading
 import tomllib
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
+from kafka import KafkaProducer
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from tracekit_demo.broker import embedded_broker
@@ -304,13 +306,19 @@ def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
         "worker": only_block("worker"),
         "test_readme": run(None)["__text__"],
     }
-    with embedded_broker() as broker, bank() as url:  # a broker of its own: the topic's name is fixed
+    # A broker of its own, for the topic's name is fixed; with an order of somebody else, and a worker.
+    with embedded_broker(["orders"]) as broker, bank() as url:
         monkeypatch.setenv("BANK_URL", url)
         for name, text in files.items():
             pytester.makepyfile(**{name: on(broker, text)})
-        done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
-
-    done.assert_outcomes(passed=1)
+        producer = KafkaProducer(**broker.settings)
+        producer.send("orders", b'{"id": 1}')
+        producer.close()
+        beside = {"BANK_URL": url, "OTEL_SDK_DISABLED": "true"}
+        with running([sys.executable, "worker.py"], beside, folder=pytester.path):
+            for _ in range(2):
+                done = pytester.runpytest_subprocess("-p", "no:randomly", "test_readme.py")
+                done.assert_outcomes(passed=1)
 
 
 def only_block(stage: str) -> str:
@@ -364,12 +372,14 @@ def test_its_programs_run_traced_without_the_two_lines(tmp_path: Path, flow_sink
         served = [*front, "--fd", str(bound.fileno())]
         with (
             running(served, variables, listening=bound, folder=tmp_path),
-            running(back, variables, folder=tmp_path),
+            running(back, variables, folder=tmp_path) as worker,
         ):
             assert order_at(url) == 202
             flow = flow_sink.wait_for_flow(
                 "POST /orders", "send orders", "process orders", "POST", timeout_s=60
             )
+            assert worker.end() == 0
+            assert "Traceback" not in worker.stderr
 
     flow.assert_complete()
     assert flow.services == ("orders", "billing")
