@@ -29,7 +29,7 @@ except ValueError:
     raise
 
 from tracekit import http, logs, semconv
-from tracekit._exporters import Exports, exporters, hush
+from tracekit._exporters import UNSENT, Exports, exporters, hush
 from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine
@@ -73,7 +73,7 @@ class Handle:
         self._patches = patches
         self._undone = False
         self._counted = counted
-        self._unhush = hush() if counted else None
+        self._unhush = hush(counted) if counted else None
         self._flushing: threading.Thread | None = None
 
     @property
@@ -112,7 +112,7 @@ class Handle:
         scope.install(None)
         self._patches.undo()
         if not self.flush(timeout_s):
-            count_drop("late", "telemetry that was unsent at the end")
+            count_drop("late", UNSENT)
         if self._signals is not None:
             self._signals.give_back()
             _within(max(0.0, until - time.monotonic()), self._signals.shut_down)

@@ -62,7 +62,7 @@ class _Drops:
         self._logging.busy = True
         try:
             _logger.warning(
-                "%s left out (%s, %d in all); the application is not affected",
+                "tracekit: %s left out (%s, %d in all); the application is not affected",
                 what,
                 reason,
                 total,
