@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 API_VERSION: Final = (2, 3)
-CURE: Final = "pip install 'tracekit[demo]', or name a Kafka of your own (tracekit demo --kafka HOST:PORT)"
+CURE: Final = (
+    "pip install '.[demo]' in tracekit's clone, or name a Kafka of your own (tracekit demo --kafka HOST:PORT)"
+)
 _MOCK_PARTITIONS: Final = 4
 _ERROR_SIZE: Final = 512
 _NUDGE_S: Final = 0.02

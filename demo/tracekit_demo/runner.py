@@ -87,7 +87,9 @@ def _start(
 ) -> tuple[Services, Watch]:
     """Everything that the first order needs; the services that only consume are still on their way."""
     if absent := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise DemoError(f"not installed: {', '.join(absent)}. The cure: pip install 'tracekit[demo]'")
+        raise DemoError(
+            f"not installed: {', '.join(absent)}. The cure: pip install '.[demo]' in tracekit's clone"
+        )
     if database is not None:
         with _progress("database"):
             _check_database(database)
@@ -168,7 +170,7 @@ def _check_database(url: str) -> None:
         engine.dispose()
     except ImportError as error:
         raise DemoError(
-            f"--database {shown}: {error}. For PostgreSQL: pip install 'tracekit[postgres]', "
+            f"--database {shown}: {error}. For PostgreSQL: pip install '.[postgres]' in tracekit's clone, "
             "and an address that begins with postgresql+psycopg://"
         ) from error
     except SQLAlchemyError as error:

@@ -30,8 +30,11 @@ _END_S: Final = 5.0
 _TAIL_LINES: Final = 20
 
 _CURES: Final = (
-    ("No module named 'psycopg", "PostgreSQL needs its driver: pip install 'tracekit[postgres]'"),
-    ("No module named", "Something is not installed: pip install 'tracekit[demo]'"),
+    (
+        "No module named 'psycopg",
+        "PostgreSQL needs its driver: pip install '.[postgres]' in tracekit's clone",
+    ),
+    ("No module named", "Something is not installed: pip install '.[demo]' in tracekit's clone"),
     ("NoBrokersAvailable", "No Kafka answers. Look at --kafka, or leave it away: a Kafka is on board."),
     ("KafkaTimeoutError", "Kafka does not answer. Look at --kafka, or leave it away: a Kafka is on board."),
     ("sqlalchemy.exc.", "The database does not let it in. Look at --database, or leave it away."),

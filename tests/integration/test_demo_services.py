@@ -26,7 +26,7 @@ def test_a_service_that_ends_at_start_is_shown_with_its_last_words_and_a_cure(tm
     said = str(caught.value)
     assert said.startswith("no_such_service ended at start (exit 1). Its log (")
     assert "No module named tracekit_demo.shop.no_such_service" in said
-    assert said.endswith("Something is not installed: pip install 'tracekit[demo]'")
+    assert said.endswith("Something is not installed: pip install '.[demo]' in tracekit's clone")
 
 
 def test_settings_meant_for_other_programs_do_not_reach_the_services(
@@ -55,7 +55,7 @@ def test_what_the_services_share_and_cannot_be_imported_is_shown(
 
     said = str(caught.value)
     assert said.startswith("no service can be started. Its log (")
-    assert said.endswith("Something is not installed: pip install 'tracekit[demo]'")
+    assert said.endswith("Something is not installed: pip install '.[demo]' in tracekit's clone")
 
 
 def test_programs_end_with_the_demo_and_those_that_linger_are_killed(tmp_path: Path) -> None:
@@ -141,4 +141,7 @@ def test_what_is_not_installed_is_named_with_the_pip_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sqlalchemy" else name)
 
     assert runner.run(once=True) == 1
-    assert "not installed: sqlalchemy. The cure: pip install 'tracekit[demo]'" in capsys.readouterr().err
+    assert (
+        "not installed: sqlalchemy. The cure: pip install '.[demo]' in tracekit's clone"
+        in capsys.readouterr().err
+    )

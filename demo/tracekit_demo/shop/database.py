@@ -1,7 +1,7 @@
 """The database of one service: its engine, by `DATABASE_URL`.
 
 SQLite in a file of its own unless told otherwise; a PostgreSQL by its URL
-(`postgresql+psycopg://...`; pip install 'tracekit[postgres]') holds the tables of all services.
+(`postgresql+psycopg://...`; pip install '.[postgres]' in tracekit's clone) holds the tables of all services.
 """
 
 from __future__ import annotations
