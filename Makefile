@@ -42,7 +42,7 @@ clean:  ## remove what make made
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
-	@echo "tracekit: setting up $(VENV) (once; about a minute)"
+	@echo "tracekit: setting up $(VENV) (once; one to two minutes)"
 	@if command -v uv >/dev/null 2>&1; then \
 	    uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
 	    uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock && \
