@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from opentelemetry import context as otel
@@ -224,11 +225,14 @@ def inject(carrier: Carrier | None = None) -> Carrier:
     A mapping, or None, gives a dict; a list or tuple of pairs gives a list. Values are bytes where the
     given ones are, and for a list that is empty (Kafka's form); else text; names are bytes where the
     given ones are. Our own headers are replaced, in whatever case they are spelled, the others kept.
-    Outside of any span there is no context, and none is added. Never raises for a reason of ours.
+    Outside of any span there is no context, and none is added. Never raises: what is no carrier is
+    given back as it is, and counted.
 
         producer.publish(body, headers=tracekit.inject({"content-type": "application/json"}))
     """
-    pairs = _pairs({} if carrier is None else carrier)
+    pairs = _pairs("inject", {} if carrier is None else carrier)
+    if pairs is None:
+        return cast("Carrier", carrier)
     ours = headers_of()
     kept = [(name, value) for name, value in pairs if _lowered(name) not in ours]
     as_pairs = carrier is not None and not isinstance(carrier, Mapping)
@@ -245,7 +249,7 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
     """What headers carry: a `context` of OpenTelemetry's, current inside `with`, which gives it too.
 
     `carrier` is a mapping or pairs, of text or bytes; None is as good as empty. Headers that carry
-    nothing, or nonsense, leave the context as it was; nothing is raised.
+    nothing, or nonsense, and what is no carrier leave the context as it was; nothing is raised.
 
         with tracekit.extract(job["headers"]):
             with tracer.start_as_current_span("run job", kind=SpanKind.CONSUMER):
@@ -258,7 +262,7 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
         self.context: Context = otel.get_current()
         self._tokens: list[Token[Context]] = []
         with shielded("the context of what arrived", "invalid_context"):
-            self.context = context_from(texts(_pairs({} if carrier is None else carrier)))
+            self.context = context_from(texts(_pairs("extract", {} if carrier is None else carrier) or ()))
 
     def __enter__(self) -> Context:
         self._tokens.append(otel.attach(self.context))
@@ -270,5 +274,12 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
         otel.detach(self._tokens.pop())
 
 
-def _pairs(carrier: Carrier) -> list[tuple[str, str | bytes]]:
-    return list(carrier.items()) if isinstance(carrier, Mapping) else list(carrier)
+def _pairs(who: str, carrier: object) -> list[tuple[str, str | bytes]] | None:
+    """The pairs of a carrier; None for what is none, which is counted."""
+    with suppress(Exception):
+        found: list[Any] = list(carrier.items() if isinstance(carrier, Mapping) else cast("Pairs", carrier))
+        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
+            return found
+    kind = type(carrier).__name__
+    count_drop("invalid_context", f"context ({who} takes a mapping or pairs, not {kind})")
+    return None
