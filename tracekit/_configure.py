@@ -314,8 +314,9 @@ def _report(
     parts = [f"tracekit: {settings.service} -> {target}"]
     on = [one.name for one in wanted if _is_ready(one)]
     parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
+    # OpenTelemetry's packages are named as their modules.
     parts += [
-        f"{one.name} found but not traced: pip install 'tracekit[{one.extra}]'"
+        f"{one.name} found but not traced: pip install {one.needs.replace('.', '-')}"
         for one in wanted
         if _is_installed(one.package) and not _is_installed(one.needs) and _is_used(one.package)
     ]

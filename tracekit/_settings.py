@@ -334,7 +334,9 @@ def _protocol(env: Environment, names: tuple[str, str]) -> str:
         if value not in DEFAULT_ENDPOINTS:
             raise SettingError(name, value, f"must be one of {', '.join(DEFAULT_ENDPOINTS)}")
         if value == "grpc" and not _has("opentelemetry.exporter.otlp.proto.grpc"):
-            cure = "must be installed: pip install 'tracekit[grpc]'; or use http/protobuf"
+            cure = (
+                "must be installed: pip install opentelemetry-exporter-otlp-proto-grpc; or use http/protobuf"
+            )
             raise SettingError(name, value, cure)
         return value
     return "http/protobuf"

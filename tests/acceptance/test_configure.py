@@ -172,7 +172,9 @@ def test_what_is_there_but_cannot_be_traced_is_named_with_the_line_that_helps(
 
     with tracekit.configure("orders", quiet=True) as handle:
         assert "| fastapi, requests, kafka, structlog, logging on |" in f"{handle.report} |"
-        assert "httpx found but not traced: pip install 'tracekit[httpx]'" in handle.report
+        assert (
+            "| httpx found but not traced: pip install opentelemetry-instrumentation-httpx |" in handle.report
+        )
 
 
 def test_a_library_that_only_the_exporter_brings_is_not_named(
@@ -479,6 +481,23 @@ def test_wrong_propagators_are_named_before_opentelemetry_refuses_them() -> None
     assert done.stderr.splitlines()[-1] == (
         "tracekit.SettingError: OTEL_PROPAGATORS='b4': "
         "must be some of baggage, tracecontext, tracekit, or none"
+    )
+
+
+def test_grpc_that_is_not_installed_fails_with_the_line_that_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracekit._settings.find_spec", lambda _: None)
+
+    with (
+        only({**NOWHERE, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
+        pytest.raises(tracekit.SettingError) as raised,
+    ):
+        tracekit.configure("orders", quiet=True)
+
+    assert str(raised.value) == (
+        "OTEL_EXPORTER_OTLP_PROTOCOL='grpc': must be installed: "
+        "pip install opentelemetry-exporter-otlp-proto-grpc; or use http/protobuf"
     )
 
 
