@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import textwrap
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
@@ -272,15 +273,23 @@ def _show(done: Watched, *, whole: bool) -> None:
     from tracekit.flow import render, render_line
     from tracekit.flow.text import harmless
 
+    width = shutil.get_terminal_size((_WIDTH, 0)).columns
     if whole:
         print()
     if done.flow is None:
         print(f"{_named(done)}: no flow")
     else:
-        print(f"{_named(done)}: {render_line(done.flow)}{'' if whole else f'   {done.flow_id[:8]}'}")
+        _say(f"{_named(done)}: {render_line(done.flow)}{'' if whole else f'   {done.flow_id[:8]}'}", width)
     if done.flow is not None and whole:
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(render(done.flow, width=shutil.get_terminal_size((_WIDTH, 0)).columns, color=color))
+        print(render(done.flow, width=width, color=color))
     for fault in done.faults:
-        print(f"  ✕ {harmless(fault)}")
+        _say(f"  ✕ {harmless(fault)}", width)
     sys.stdout.flush()
+
+
+def _say(line: str, width: int) -> None:
+    """The line; in a terminal on as many as it takes, broken between words."""
+    if sys.stdout.isatty():
+        line = textwrap.fill(line, max(width, 40), subsequent_indent="    ", break_on_hyphens=False)
+    print(line)

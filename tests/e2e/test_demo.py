@@ -89,6 +89,7 @@ def test_two_demos_at_once_do_not_disturb_each_other() -> None:
 
 def test_an_order_whose_number_is_typed_is_shown_as_a_tree() -> None:
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     demo = subprocess.Popen(
         DEMO,
         stdin=theirs,
@@ -99,24 +100,32 @@ def test_an_order_whose_number_is_typed_is_shown_as_a_tree() -> None:
     )
     os.close(theirs)
     with demo, os.fdopen(ours, "r+b", buffering=0) as terminal:
-        _read_until(terminal, "\n#4 ")
+        said = _read_until(terminal, "\n#4 ")
         terminal.write(b"4\n")
-        _read_until(terminal, "\n#4 sync, declined: ", "0 breaks", "orders", "└ POST payment /charge: 402")
+        said += _read_until(
+            terminal, "\n#4 sync, declined: ", "0 breaks", "orders", "└ POST payment /charge: 402"
+        )
         terminal.write(b"99999\n")
         _read_until(terminal, "no order '99999' among the last 200 that are done")
         terminal.write(b"\x03")
         _read_until(terminal, "ended")
         assert demo.wait(PATIENCE_S) == 0
 
+    plain = re.sub(r"\x1b\[\d+m", "", said)
+    assert "async, accepted" in plain
+    assert "process notification.sent " in plain
+    assert max(map(len, plain.splitlines())) <= 80, plain
+
 
 def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def _read_until(terminal: IO[bytes], *wanted: str) -> None:
-    """Return when all of these have come, one after another."""
-    said = b""
+def _read_until(terminal: IO[bytes], *wanted: str) -> str:
+    """What was said until all of these have come, one after another."""
+    said, start = b"", 0
     for text in wanted:
-        while text.encode() not in said:
+        while (at := said.find(text.encode(), start)) < 0:
             said += terminal.read(1).replace(b"\r", b"")
-        said = said.partition(text.encode())[2]
+        start = at + len(text.encode())
+    return said.decode()

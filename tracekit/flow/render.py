@@ -28,7 +28,10 @@ _LEAD: Final = 8
 """Dots lead to a bar within this many columns; farther off they would be noise."""
 _NAME: Final = 48
 _NAMES: Final = 3
-"""Names take at most so many quarters of what the other columns leave; bars have the rest."""
+"""Names take at most so many quarters of what the other columns leave; bars have the rest.
+
+A longer one takes what is free before its own bar too: its duration then stands farther right.
+"""
 _DEEPEST: Final = 12
 """Deeper levels are drawn at this one."""
 
@@ -64,11 +67,14 @@ def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
     for row in rows:
         mark = _styled("✕", "bad", color=color) if row.has_failed else " "
         length = "open" if row.is_open else duration(row.end_ns - row.start_ns)
-        text = fitted(row.text, what)
+        first, after = axis.cells(row.start_ns, row.end_ns)
+        over = min(max(columns(shortened(row.text, width)) - what, 0), first)
+        text = fitted(row.text, what + over)
         line = (
             f"{_styled(fitted(row.owner, owners), 'dim', color=color)}"
             f"{_styled(text, 'wait', color=color) if row.is_wait else text}"
-            f" {mark}{length:>{_DURATION}}{' ' * _SPACE}{_bar(row, axis, color=color)}"
+            f" {mark}{length:>{_DURATION}}{' ' * _SPACE}{_lead(first, over, color=color)}"
+            f"{_bar(row, axis, first, after, color=color)}"
         )
         lines.append(line.rstrip())
     return "\n".join([*lines, *_breaks(flow, names, width, color=color)])
@@ -260,8 +266,14 @@ def _span_row(span: Span, text: str, until_ns: int) -> _Row:
     )
 
 
-def _bar(row: _Row, axis: Axis, *, color: bool) -> str:
-    first, after = axis.cells(row.start_ns, row.end_ns)
+def _lead(first: int, over: int, *, color: bool) -> str:
+    """What stands before a bar, of which a long name has taken `over` columns."""
+    return (
+        _styled("·" * (first - over), "dim", color=color) if over < first <= _LEAD else " " * (first - over)
+    )
+
+
+def _bar(row: _Row, axis: Axis, first: int, after: int, *, color: bool) -> str:
     cells = ["░" if row.is_wait else "▇"] * (after - first)
     for fold in axis.folds:
         middle = int((axis.column(fold[0]) + axis.column(fold[1])) / 2) - first - 1
@@ -269,9 +281,8 @@ def _bar(row: _Row, axis: Axis, *, color: bool) -> str:
             cells[middle : middle + 2] = "╱╱"
     if row.is_open:
         cells[-1] = "›"
-    lead = _styled("·" * first, "dim", color=color) if 0 < first <= _LEAD else " " * first
     bar = "".join(cells)
-    return lead + (_styled(bar, "wait", color=color) if row.is_wait else bar)
+    return _styled(bar, "wait", color=color) if row.is_wait else bar
 
 
 def _breaks(flow: Flow, names: tuple[str, ...], width: int, *, color: bool) -> Iterator[str]:

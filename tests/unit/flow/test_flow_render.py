@@ -143,6 +143,18 @@ def test_a_name_is_cut_only_where_bars_would_have_no_room(width: int, is_whole: 
     assert ("…" not in render(build_flow(spans), width=width)) == is_whole
 
 
+def test_a_long_name_takes_what_is_free_before_its_bar() -> None:
+    entry = request(end=100)
+    late = span("reserve all that is in the stock", 90, 100, parent=entry)
+
+    drawn = render(build_flow([entry, late]), width=60).splitlines()
+
+    assert drawn[2:] == [
+        "orders  POST /orders                     100 ms   ▇▇▇▇▇▇▇▇▇▇",
+        "orders  └ reserve all that is in the stock     10 ms       ▇",
+    ]
+
+
 def test_each_message_of_a_batch_has_a_line() -> None:
     entry = request()
     sends = [sent(start=start, end=start + 2, parent=entry) for start in (10, 20)]
