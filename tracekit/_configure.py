@@ -209,14 +209,13 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
         if settings.disabled:
             handle = Handle("tracekit: off (OTEL_SDK_DISABLED)", None, patches)
         else:
-            used = outputs or exporters(settings)
-            counted = used.counted if isinstance(used, Exports) else ()
             signals = Signals(
                 settings.service,
                 settings.propagators,
-                used,
+                lambda: outputs or exporters(settings),
                 functools.partial(_rejoin, settings) if outputs is None else None,
             )
+            counted = signals.outputs.counted if isinstance(signals.outputs, Exports) else ()
             engine, brokers = _messaging(settings, signals)
             scope.install(engine)
             known = [*web, *brokers, *logs.integrations()]

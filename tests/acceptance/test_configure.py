@@ -235,7 +235,7 @@ def test_a_second_configuration_does_not_wait_for_what_nobody_listens_to() -> No
     with tracekit.configure("second", quiet=True):
         took_s = time.monotonic() - began
 
-    assert took_s < 2
+    assert took_s < 4  # it would be five, and takes a fifth of one
     assert not first.is_active
     assert first.dropped()["late"] >= 2  # the span and the line
 
@@ -751,9 +751,10 @@ def test_a_hung_collector_holds_up_neither_flush_nor_undo(hung: str) -> None:
     handle.undo(1)
     ended = time.monotonic()
 
-    assert worked_s < 1
-    assert (flushed, waited - worked <= 0.7) == (False, True)
-    assert ended - waited <= 1.2
+    # With room for a machine that has other work: the exporter hangs for ten seconds, and tries again.
+    assert worked_s < 2
+    assert (flushed, waited - worked <= 1.5) == (False, True)
+    assert ended - waited <= 2.5
     assert propagate.get_global_textmap() is not before
     assert handle.dropped()["late"] == 1
 

@@ -62,7 +62,8 @@ class Outputs:
 class Signals:
     """Traces, metrics and logs set up for one service, until `undo`.
 
-    `propagators` are those of OTEL_PROPAGATORS; ours is added. `joined` names the signals whose
+    `propagators` are those of OTEL_PROPAGATORS; ours is added. `outputs` makes what telemetry goes to: late,
+    for a reader of metrics that has no provider yet complains of it. `joined` names the signals whose
     provider is the application's. `rejoin` is called when the application sets one after all.
     """
 
@@ -70,7 +71,7 @@ class Signals:
         self,
         service: str,
         propagators: Sequence[str],
-        outputs: Outputs,
+        outputs: Callable[[], Outputs],
         rejoin: Callable[[], object] | None = None,
     ) -> None:
         self.joined: list[str] = []
@@ -79,13 +80,14 @@ class Signals:
         self._give_back: list[Callable[[], object]] = []
         self._shut_down: list[Callable[[], object]] = []
         self._flush: list[Callable[[int], bool]] = []
+        resource = Resource.create({semconv.SERVICE_NAME: service})  # may take long
+        self.outputs = outputs()
         self._propagate(service, propagators or DEFAULT_NAMES)
         watch_forks()
         providers = Providers(rejoin)
-        resource = Resource.create({semconv.SERVICE_NAME: service})
-        self._set_up_traces(providers, service, resource, outputs.spans)
-        self._set_up_metrics(providers, resource, outputs.metrics)
-        self._set_up_logs(providers, resource, outputs.logs)
+        self._set_up_traces(providers, service, resource, self.outputs.spans)
+        self._set_up_metrics(providers, resource, self.outputs.metrics)
+        self._set_up_logs(providers, resource, self.outputs.logs)
 
     def flush(self, timeout_s: float) -> bool:
         """Hand everything to the exporters; whether they took it."""
