@@ -283,8 +283,8 @@ class _Once(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _OURS:
             return self._is_due_of_ours(record)
-        text = record.getMessage()
-        if ("refused" in text or text.endswith(_GIVING_UP)) and any(
+        # Not `getMessage()`, which raises where the arguments do not fit.
+        if ("refused" in str(record.args) or str(record.msg).endswith(_GIVING_UP)) and any(
             one.is_refused() for one in self._counted if _is_speaker(one, record.name)
         ):
             return False

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -1423,6 +1424,22 @@ print(time.time(), flush=True)
     ended, dropped = ran.stdout.splitlines()
     assert time.time() - float(ended) < 2
     assert (dropped, ran.stderr.splitlines()) == ("['late']", [NOBODY])
+
+
+def test_a_line_of_an_exporter_that_cannot_be_formatted_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter = logging.getLogger(OTLPSpanExporter.__module__)
+    kept = MemoryHandler(10)
+    monkeypatch.setattr(exporter, "propagate", False)
+    monkeypatch.setattr(exporter, "handlers", [kept])
+
+    with only({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}):
+        handle = tracekit.configure("orders", quiet=True)
+    exporter.warning("%d spans", "some")
+    handle.undo(0.1)
+
+    assert [line.msg for line in kept.buffer] == ["%d spans"]
 
 
 @pytest.mark.shield
