@@ -44,6 +44,7 @@ _NUDGE_S: Final = 0.02
 _JOIN_MS: Final = 3000  # as Kafka's own group.initial.rebalance.delay.ms
 _METADATA_MS: Final = 300
 _LEADER_LAG_MS: Final = 1000
+_SESSION_MS: Final = 6000
 _JOIN_GROUP: Final = 11  # the request's number in Kafka's protocol
 _API_VERSIONS: Final = 18
 _LAST_PLAIN_VERSION: Final = 2
@@ -251,6 +252,8 @@ def _front(address: str, port: int) -> Iterator[None]:
                         refusal = struct.pack(">ihihhh", number, _UNSUPPORTED_VERSION, *known)
                         self.connection.sendall(struct.pack(">i", len(refusal)) + refusal)
                     else:
+                        if key == _JOIN_GROUP and version <= _NEWEST[_JOIN_GROUP]:
+                            request = _with_short_session(request)
                         inner.sendall(size + request)
                 inner.shutdown(socket.SHUT_RDWR)
 
@@ -278,6 +281,18 @@ def _front(address: str, port: int) -> Iterator[None]:
             yield
         finally:
             server.shutdown()
+
+
+def _with_short_session(join: bytes) -> bytes:
+    """The request with a session of 6 s at most.
+
+    The mock keeps a group closed for so long after its member left: 45 s with kafka-python's default.
+    """
+    at = 8
+    for _ in ("client id", "group id"):
+        at += 2 + max(int.from_bytes(join[at : at + 2], signed=True), 0)
+    session = min(int.from_bytes(join[at : at + 4]), _SESSION_MS)
+    return join[:at] + session.to_bytes(4) + join[at + 4 :]
 
 
 def _librdkafka() -> ctypes.CDLL:

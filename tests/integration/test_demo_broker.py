@@ -86,14 +86,20 @@ def test_in_the_background_it_serves_plain_clients_at_the_port_that_was_asked_fo
         producer = KafkaProducer(bootstrap_servers=address)
         producer.send("orders", b"one", headers=HEADERS)
         got = next(consumer)
-        producer.close()
         consumer.close()
+        producer.send("orders", b"two")
+        producer.close()
+        again = KafkaConsumer(
+            "orders", bootstrap_servers=address, group_id="billing", consumer_timeout_ms=20_000
+        )
+        after = [message.value for _, message in zip([1], again, strict=False)]
+        again.close()
         second = subprocess.run(command, capture_output=True, text=True, timeout=10)
         process.terminate()
         rest, said = process.communicate(timeout=10)
 
     assert (address, line) == (f"localhost:{port}", f'KafkaProducer(bootstrap_servers="{address}")\n')
-    assert (got.value, list(got.headers)) == (b"one", HEADERS)
+    assert (got.value, list(got.headers), after) == (b"one", HEADERS, [b"two"])
     assert (second.returncode, second.stdout) == (1, "")
     assert second.stderr.startswith(f"--port {port}: ")
     assert "in use. Use what listens there, or name another, as in --port 19092" in second.stderr
