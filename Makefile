@@ -19,7 +19,7 @@ demo: $(READY)  ## the shop, and its orders as flows (ARGS=--once: one order in 
 	@$(BIN)/tracekit demo $(ARGS)
 
 test: $(READY)  ## all tests (ARGS="-k case_12": some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(READY)  ## format, style, types and import order
 	@$(BIN)/ruff format --check .
