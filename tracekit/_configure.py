@@ -284,7 +284,6 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
             one.package,
             one.package,
             "",
-            one.extra,
             functools.partial(engine.install, one),
             one.contrib.partition(":")[0],
         )

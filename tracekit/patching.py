@@ -129,15 +129,13 @@ class Integration:
     """How one library is instrumented.
 
     `package` is the import that shows that the application uses it, `needs` a module that must be
-    importable for that ("" for none), `extra` the one that brings it: `pip install 'tracekit[…]'`.
-    `contrib` is OpenTelemetry's own instrumentation of it, "" for none. `install` is called once, after
-    the import; what it does, `Patches.undo` undoes.
+    importable for that ("" for none). `contrib` is OpenTelemetry's own instrumentation of it, "" for
+    none. `install` is called once, after the import; what it does, `Patches.undo` undoes.
     """
 
     name: str
     package: str
     needs: str
-    extra: str
     install: Callable[[Patches], None]
     contrib: str = ""
 

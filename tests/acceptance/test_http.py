@@ -323,8 +323,9 @@ def test_an_entry_request_that_sends_nothing_on_is_the_end_of_its_flow(
     path: str, error: dict[str, str], sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    with telemetry() as found, serving(shop()) as url:
-        ask(f"{url}{path}")
+    with telemetry() as found:
+        with serving(shop()) as url:  # it is recorded after the answer
+            ask(f"{url}{path}")
         (point,) = found.points("tracekit.flow.duration") or [None]
 
     assert point is not None
@@ -343,8 +344,9 @@ def test_an_entry_request_that_sends_nothing_on_is_the_end_of_its_flow(
     ids=["published", "brought"],
 )
 def test_a_flow_that_goes_on_or_began_elsewhere_does_not_end_with_the_request(path: str, header: str) -> None:
-    with telemetry() as found, serving(shop()) as url:
-        ask(f"{url}{path}", (header, HEADER))
+    with telemetry() as found:
+        with serving(shop()) as url:
+            ask(f"{url}{path}", (header, HEADER))
         assert found.points("tracekit.flow.duration") == []
 
 

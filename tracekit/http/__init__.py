@@ -29,8 +29,6 @@ def integrations(
     """How HTTP is instrumented, for this service, and with this trust in routes and hosts.
 
     `flush` sends what is unsent: called when a server ends.
-
-    Raises ValueError for a trust that cannot be meant.
     """
     whom = trust if isinstance(trust, Trust) else Trust.of(trust)
     return (
@@ -38,7 +36,6 @@ def integrations(
             "fastapi",
             "fastapi",
             "" if _fastapi_traces_itself() else server.CONTRIB,
-            "fastapi",
             functools.partial(server.install, service=service, trust=whom, flush=flush),
             server.CONTRIB,
         ),
@@ -46,7 +43,6 @@ def integrations(
             "httpx",
             "httpx",
             "opentelemetry.instrumentation.httpx",
-            "httpx",
             functools.partial(clients.install_httpx, trust=whom),
             "opentelemetry.instrumentation.httpx",
         ),
@@ -54,7 +50,6 @@ def integrations(
             "requests",
             "requests",
             "opentelemetry.instrumentation.requests",
-            "requests",
             functools.partial(clients.install_requests, trust=whom),
             "opentelemetry.instrumentation.requests",
         ),

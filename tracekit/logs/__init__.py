@@ -127,8 +127,8 @@ def integrations(redactor: Redactor = REDACTOR) -> Sequence[Integration]:
     """How log lines are instrumented, with these rules of redaction."""
     ours = Export(redactor)
     return (
-        Integration("structlog", "structlog", "", "structlog", functools.partial(_install_structlog, ours)),
-        Integration("logging", "logging", "", "", functools.partial(_install_logging, ours)),
+        Integration("structlog", "structlog", "", functools.partial(_install_structlog, ours)),
+        Integration("logging", "logging", "", functools.partial(_install_logging, ours)),
     )
 
 

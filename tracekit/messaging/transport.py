@@ -86,8 +86,6 @@ class Transport(Source, Protocol):
     """The client's import name: what its records, clients and hooks belong to."""
     contrib: ClassVar[str]
     """OpenTelemetry's own instrumentation of the client, `package.module:Instrumentor`; "" for none."""
-    extra: ClassVar[str]
-    """`pip install 'tracekit[…]'` that brings the client."""
     hooks: ClassVar[Sequence[Hook]]
 
     def outgoing(self, call: Call) -> Sequence[Message]:

@@ -30,7 +30,6 @@ class KafkaPython:
     system: ClassVar = "kafka"
     package: ClassVar = "kafka"
     contrib: ClassVar = "opentelemetry.instrumentation.kafka:KafkaInstrumentor"
-    extra: ClassVar = "kafka"
     hooks: ClassVar[Sequence[Hook]] = (
         Hook("kafka.producer.kafka:KafkaProducer.send", "send", "send"),
         Hook("kafka.producer.future:FutureRecordMetadata.add_callback", "send", "send", "carry", "f"),
