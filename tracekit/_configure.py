@@ -29,7 +29,8 @@ except ValueError:
     raise
 
 from tracekit import http, logs, semconv
-from tracekit._exporters import UNSENT, Exports, exporters, hush
+from tracekit._exporters import Exports, exporters
+from tracekit._hush import UNSENT, hush
 from tracekit.guard import count_drop, dropped, shielded
 from tracekit.messaging import scope
 from tracekit.messaging.engine import Engine

@@ -5,9 +5,7 @@ What they lose is counted, and what they say of it is said once a minute.
 
 from __future__ import annotations
 
-import logging
 import socket
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -34,7 +32,7 @@ from tracekit.tracing.processors import Taker
 from tracekit.tracing.signals import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
     from opentelemetry.sdk.metrics.export import MetricsData
@@ -46,23 +44,7 @@ if TYPE_CHECKING:
 _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PATHS: Final = {"traces": "v1/traces", "metrics": "v1/metrics", "logs": "v1/logs"}
 
-_QUIET_S: Final = 60.0
-_NOBODY_S: Final = 3600.0
-_NOBODY: Final = (
-    "tracekit: nobody listens at %s: telemetry is lost until somebody does "
-    "(OTEL_TRACES_EXPORTER=none and the like: be quiet)"
-)
-UNSENT: Final = "telemetry that was unsent at the end"
 _REACH_S: Final = 0.25
-_OURS: Final = "tracekit"
-_GIVING_UP: Final = ("due to timeout, max retries or shutdown.", "Shutdown in progress, aborting retry.")
-_SPEAKERS: Final = (
-    "opentelemetry.exporter.",
-    "opentelemetry.sdk._shared_internal",
-    "opentelemetry.sdk._logs._internal.export",
-    "opentelemetry.sdk.metrics._internal.export",
-    "opentelemetry.sdk.trace.export",
-)
 
 
 @dataclass(slots=True)
@@ -142,51 +124,51 @@ def _is_full(processor: object) -> bool:
 class Counted:
     """What counts an exporter's losses, and can give it up."""
 
-    _what = ""
+    what = ""
 
     def _begin(self, exporter: Any) -> None:
-        self._exporter = exporter
-        self._given_up = False
+        self.exporter = exporter
+        self.given_up = False
 
     def _count(self, number: int) -> None:
-        count_drop("late" if self._given_up else "export", self._what, number)
+        count_drop("late" if self.given_up else "export", self.what, number)
 
     def _export(self, batch: Any, number: int, success: object, failure: Any, **options: Any) -> Any:
         result = failure
-        if not self._given_up:
+        if not self.given_up:
             with shielded("an exporter"):
-                result = self._exporter.export(batch, **options)
+                result = self.exporter.export(batch, **options)
         if result is not success:
             self._count(number)
         return result
 
     def is_refused(self) -> bool:
         """Whether nobody listens where it sends to."""
-        endpoint = getattr(self._exporter, "_endpoint", None)
+        endpoint = getattr(self.exporter, "_endpoint", None)
         return isinstance(endpoint, str) and _is_refused(endpoint)
 
     def hurry(self) -> None:
         """Give up if nobody listens: the SDK's exporters would try again until their time is over."""
         if self.is_refused():
-            self._given_up = True
+            self.given_up = True
             with shielded("an exporter"):
-                self._exporter.shutdown()  # ends its pause between two attempts
+                self.exporter.shutdown()  # ends its pause between two attempts
 
     def _end(self, **options: Any) -> None:
-        if not self._given_up:
+        if not self.given_up:
             with shielded("an exporter"):
-                self._exporter.shutdown(**options)
+                self.exporter.shutdown(**options)
 
     def _flush(self, timeout_millis: float) -> bool:
         with shielded("an exporter"):
-            return bool(self._exporter.force_flush(timeout_millis))
+            return bool(self.exporter.force_flush(timeout_millis))
         return False
 
 
 class CountedSpans(Counted, SpanExporter):
     """An exporter whose losses are counted: spans that it could not deliver."""
 
-    _what = "spans that could not be exported"
+    what = "spans that could not be exported"
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._begin(exporter)
@@ -208,7 +190,7 @@ class CountedSpans(Counted, SpanExporter):
 class CountedLines(Counted, LogRecordExporter):
     """An exporter whose losses are counted: log lines that it could not deliver."""
 
-    _what = "log lines that could not be exported"
+    what = "log lines that could not be exported"
 
     def __init__(self, exporter: LogRecordExporter) -> None:
         self._begin(exporter)
@@ -229,7 +211,7 @@ class CountedLines(Counted, LogRecordExporter):
 class CountedMetrics(Counted, MetricExporter):
     """An exporter whose losses are counted: batches of metrics that it could not deliver."""
 
-    _what = "metrics that could not be exported"
+    what = "metrics that could not be exported"
 
     def __init__(self, exporter: MetricExporter) -> None:
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)  # noqa: SLF001
@@ -267,77 +249,6 @@ def _is_refused(endpoint: str) -> bool:
     except (OSError, ValueError):
         return False
     return False
-
-
-class _Once(logging.Filter):
-    """Lets a message through once a minute, whatever its values are; that nobody listens, once an hour.
-
-    That is said by our line about what was lost, and the SDK's lines about it are kept back.
-    """
-
-    def __init__(self, counted: Sequence[Counted]) -> None:
-        super().__init__()
-        self._counted = counted
-        self._said: dict[object, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.name == _OURS:
-            return self._is_due_of_ours(record)
-        # Not `getMessage()`, which raises where the arguments do not fit.
-        if ("refused" in str(record.args) or str(record.msg).endswith(_GIVING_UP)) and any(
-            one.is_refused() for one in self._counted if _is_speaker(one, record.name)
-        ):
-            return False
-        return self._is_due((record.name, record.msg), _QUIET_S)
-
-    def _is_due_of_ours(self, record: logging.LogRecord) -> bool:
-        what = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        for one in self._counted:
-            # Given up in the middle of an export, that of gRPC raises.
-            is_about_it = what in (one._what, UNSENT) or (what == "an exporter" and one._given_up)  # noqa: SLF001
-            if is_about_it and one.is_refused():
-                place = _place(one._exporter._endpoint)  # noqa: SLF001
-                record.msg, record.args, record.exc_info = _NOBODY, (place,), None
-                return self._is_due(place, _NOBODY_S)
-        return True
-
-    def _is_due(self, what: object, quiet_s: float) -> bool:
-        now = time.monotonic()
-        last = self._said.get(what)
-        if last is not None and now - last < quiet_s:
-            return False
-        self._said[what] = now
-        return True
-
-
-def _place(endpoint: str) -> str:
-    """The endpoint without its path, and without a password."""
-    url = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}".removeprefix("://")
-
-
-def _is_speaker(one: Counted, logger: str) -> bool:
-    """Whether this logger is that of the exporter's module."""
-    return any(kind.__module__ == logger for kind in type(one._exporter).__mro__)  # noqa: SLF001
-
-
-def hush(counted: Sequence[Counted]) -> Callable[[], None]:
-    """Keep the exporters from saying every second that nobody listens; gives what undoes it."""
-    once = _Once(counted)
-    # A logger's filter is asked for its own records only, not for those of the loggers below.
-    loggers = [
-        logger
-        for name, logger in [*logging.root.manager.loggerDict.items()]
-        if isinstance(logger, logging.Logger) and (name == _OURS or name.startswith(_SPEAKERS))
-    ]
-    for logger in loggers:
-        logger.addFilter(once)
-
-    def undo() -> None:
-        for logger in loggers:
-            logger.removeFilter(once)
-
-    return undo
 
 
 def _made(settings: Settings, signal: str) -> list[Any]:
