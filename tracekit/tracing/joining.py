@@ -22,7 +22,7 @@ Output = TypeVar("Output", bound=_Output)
 
 _OUTPUTS = ("_active_span_processor", "_multi_log_record_processor", "_sdk_config")
 _PARTS = ("_span_processors", "_log_record_processors", "metric_readers")
-_INNER = ("_batch_processor", "span_exporter", "_exporter")
+_INNER = ("_batch_processor", "span_exporter", "_exporter", "exporter")
 
 
 def missing(outputs: Iterable[Output], provider: object) -> list[Output]:
