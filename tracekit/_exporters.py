@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from tracekit._settings import SettingError
 from tracekit.guard import count_drop, shielded
 from tracekit.tracing.processors import Taker
+from tracekit.tracing.quick import QuickSpan
 from tracekit.tracing.signals import Outputs
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class QueuedSpans(BatchSpanProcessor, Taker):
         if not self._has_room(span):
             return
         if self._encoder is None:
-            super().on_end(span)
+            super().on_end(span.readable() if isinstance(span, QuickSpan) else span)
         elif (ready := self._encoder.ready(span)) is not None:
             self._batch_processor.emit(ready)  # type: ignore[arg-type]  # to the exporter it is a span
 
@@ -239,10 +240,10 @@ class CountedMetrics(Counted, MetricExporter):
 
 def _is_refused(endpoint: str) -> bool:
     """Whether nobody listens there. Behind a proxy that cannot be known."""
-    url = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    if url.hostname is None or getproxies():
-        return False
     try:
+        url = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+        if url.hostname is None or getproxies():
+            return False
         socket.create_connection((url.hostname, url.port or 443), _REACH_S).close()
     except ConnectionRefusedError:
         return True

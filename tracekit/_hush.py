@@ -44,6 +44,12 @@ class _Once(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _OURS:
             return self._is_due_of_ours(record)
+        try:
+            return self._is_due_of_theirs(record)
+        except Exception:  # noqa: BLE001 - somebody else's arguments: their text, their hash
+            return True
+
+    def _is_due_of_theirs(self, record: logging.LogRecord) -> bool:
         # Not `getMessage()`, which raises where the arguments do not fit.
         if ("refused" in str(record.args) or str(record.msg).endswith(_GIVING_UP)) and any(
             one.is_refused() for one in self._counted if _is_speaker(one, record.name)

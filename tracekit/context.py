@@ -277,7 +277,13 @@ class extract:  # noqa: N801 - reads as a phrase: with extract(headers):
 def _pairs(who: str, carrier: object) -> list[tuple[str, str | bytes]] | None:
     """The pairs of a carrier; None for what is none, which is counted."""
     with suppress(Exception):
-        found: list[Any] = list(carrier.items() if isinstance(carrier, Mapping) else cast("Pairs", carrier))
+        found: list[Any] = []
+        if isinstance(carrier, Mapping) or callable(getattr(carrier, "items", None)):
+            found = list(cast("Mapping[str, str]", carrier).items())
+        elif isinstance(carrier, list | tuple):
+            found = [*carrier]
+        else:  # not looked through: an iterator would be used up
+            raise TypeError
         if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
             return found
     kind = type(carrier).__name__

@@ -32,6 +32,7 @@ from tests.acceptance.kafka_rig import (
     the,
     where,
 )
+from tracekit.messaging.nesting import unleaked
 from tracekit.model import Status
 
 if TYPE_CHECKING:
@@ -476,58 +477,35 @@ def test_a_task_that_a_turn_gave_its_message_to_says_when_and_how_it_ended(
     assert sum(count for _, _, count in points(flows, "messaging.process.duration")) == 3
 
 
-def test_a_turn_whose_message_was_read_in_a_thread_is_processed_in_the_task(
-    topic: Topic, flows: Captured
-) -> None:
-    topic.put(b"first", b"second", headers=context_headers())
+def test_of_two_that_process_one_message_each_has_a_span(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first", headers=context_headers())
 
     async def main() -> None:
-        messages = iter(topic.consumer())
-        for _ in range(2):
-            record = await asyncio.to_thread(next, messages)
-            before = otel.get_current()
-            await _handled(record)
-            assert otel.get_current() == before
-        del messages
+        for record in topic.consumer():
+            both = [_handled(record), _handled(record, ValueError("no such order"))]
+            await asyncio.gather(*both, return_exceptions=True)
+            break
 
     asyncio.run(main())
     spans = named(flows, f"process {topic.name}")
 
-    assert [the(flows, f"work {name}").parent_id for name in ("first", "second")] == [
-        span.span_id for span in spans
-    ]
+    assert sorted(str(span.attributes.get("error.type")) for span in spans) == ["None", "ValueError"]
     assert min((span.end_ns or 0) - span.start_ns for span in spans) >= 20_000_000
-    assert sum(count for _, _, count in points(flows, "messaging.process.duration")) == 2
 
 
-def test_a_thread_beside_the_loop_takes_its_turn_over_and_leaves_the_loop_s_context_alone(
-    topic: Topic, flows: Captured
-) -> None:
-    topic.put(b"first", b"second", headers=context_headers())
-    consumer = topic.consumer()
-    before = otel.get_current()
-    loop = iter(consumer)
-    record = next(loop)
-    entered, done = threading.Event(), threading.Event()
+def test_a_turn_that_a_block_is_bound_to_end_is_no_leaked_one(topic: Topic, flows: Captured) -> None:
+    topic.put(b"first", headers=context_headers())
 
-    def handle() -> None:
-        with tracekit.process(record), tracer.start_as_current_span("work"):
-            entered.set()
-            assert done.wait(10)
+    for record in topic.consumer():
+        with contextlib.suppress(ValueError), tracekit.process(record):
+            here = otel.get_current()
+            assert unleaked(here) is here  # where a request is served in this process
+            raise ValueError("no such order")
+        break
 
-    worker = threading.Thread(target=handle)
-    worker.start()
-    assert entered.wait(10)
-    next(loop)
-    assert [span.name for span in flows.spans if span.name.startswith("process")] == []
-    done.set()
-    worker.join()
-    del loop
-
-    first, second = named(flows, f"process {topic.name}")
-    assert the(flows, "work").parent_id == first.span_id
-    assert (first.end_ns or 0) > second.start_ns
-    assert otel.get_current() == before
+    (span,) = named(flows, f"process {topic.name}")
+    assert (span.status, span.attributes["error.type"]) == (Status.ERROR, "ValueError")
+    assert "tracekit.leaked" not in span.attributes
 
 
 def test_what_the_consumer_has_its_iterator_has_too(topic: Topic, flows: Captured) -> None:

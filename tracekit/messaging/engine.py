@@ -238,15 +238,6 @@ class Engine:
             swallow("receive", error)
         return record, messages
 
-    def turn_of(self, record: object) -> Turn | None:
-        """The open turn of a loop whose message this is, whatever thread or task the loop runs in."""
-        for reference in [*self._turns.values()]:
-            loop = reference()
-            turn = loop.turn_of(record) if loop is not None else None
-            if turn is not None:
-                return turn
-        return None
-
     def _end_leaked(self, client: object) -> None:
         reference = self._turns.get(client)
         loop = reference() if reference is not None else None

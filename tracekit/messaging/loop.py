@@ -84,11 +84,6 @@ class ConsumerLoop:
     def __del__(self) -> None:
         self._end()
 
-    def turn_of(self, record: object) -> Turn | None:
-        """The open turn, if it is this record's."""
-        turn = self._turn
-        return turn if turn is not None and turn.record is record else None
-
     def leak(self) -> None:
         """End the turn that nobody ended, with a mark: the client goes on without this loop."""
         turn, self._turn = self._turn, None

@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
-from tracekit.messaging.nesting import Nested, outside, sound
+from tracekit.messaging.nesting import Nested, outside
 from tracekit.tracing.errors import outcome as outcome
 from tracekit.tracing.errors import record_error as record_error
 
@@ -108,29 +108,6 @@ class Process(Nested):
         self._telemetry.processed(self._shape, end_ns - self._start_ns, here, failure)
         if not self._checkpoint.sent:
             self._telemetry.flow_ended(self._pathway, end_ns, here, failure)
-
-
-class TakenTurn(Nested):
-    """The turn of a loop, processed where its context is not: in another thread or task than the loop's."""
-
-    __slots__ = ("_turn",)
-
-    def __init__(self, turn: Process) -> None:
-        self._turn = turn
-        self.context = turn.context
-        self.saved = otel.get_current()
-        self.span = turn.span
-        self.ended = False
-        turn.is_taken = True
-
-    def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
-        """End the turn, as its loop would have done."""
-        self._turn.end(error, leaked=leaked)
-
-    def leave(self) -> None:
-        """Set the context back that was current before, where the turn's still is."""
-        if ours.place_of().scope is self._turn:
-            otel.attach(sound(self.saved))
 
 
 def current_process(context: Context | None = None) -> Process | None:

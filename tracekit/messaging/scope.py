@@ -21,7 +21,7 @@ from tracekit.messaging.batch import Batch
 from tracekit.messaging.engine import is_suppressed
 from tracekit.messaging.loop import ConsumerLoop, in_use
 from tracekit.messaging.nesting import Nested
-from tracekit.messaging.processing import Process, TakenTurn, current_process
+from tracekit.messaging.processing import Process, current_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,15 +96,15 @@ class BatchScope(Scope[Batch]):
         return self.__enter__()
 
 
-def process(message: Any, *, consumer: object = None, parent: ParentRule | None = None) -> Scope[Nested]:
+def process(message: Any, *, consumer: object = None, parent: ParentRule | None = None) -> Scope[Process]:
     """The processing of one message: its span, context and baggage are current in the block.
 
     By `with` or `async with`. `message` is what the client gave: a record. `consumer` says who read it,
     where several consumers of the process read the same destination; `parent` (`auto`, `message`,
     `link`) overrides the rule given to `configure()`. Inside the loop of an instrumented consumer, the
     block is that turn, and says when and how it ended: also in a task or thread that it gave the
-    message to, if the block is entered before the loop goes on. What the block raises is the span's
-    error, and is raised on as the same object.
+    message to, if that has the context of the turn and enters the block before the loop goes on. What the
+    block raises is the span's error, and is raised on as the same object.
 
         for messages in consumer.poll(timeout_ms=1000).values():
             for message in messages:
@@ -112,17 +112,14 @@ def process(message: Any, *, consumer: object = None, parent: ParentRule | None 
                     handle(message)
     """
 
-    def start() -> tuple[Nested | None, bool]:
+    def start() -> tuple[Process | None, bool]:
         engine = in_use.engine
         if engine is None or is_suppressed():
             return None, False
         turn = current_process()
-        if turn is not None and turn.record is message and not turn.ended:
-            turn.is_taken = True
+        if turn is not None and turn.record is message and not (turn.ended or turn.is_taken):
+            turn.is_taken, turn.may_leak = True, False
             return turn, True
-        begun = engine.turn_of(message)
-        if isinstance(begun, Process) and not (begun.is_taken or begun.ended):
-            return TakenTurn(begun), False
         transport = engine.transport_of(message)
         messages = transport.incoming(message) if transport is not None else ()
         if transport is None or len(messages) != 1:
