@@ -138,7 +138,7 @@ def test_case_05_an_error_of_the_delivery_is_an_error_of_the_send(kafka: Kafka, 
     heard: list[tuple[BaseException, trace.Span]] = []
 
     with embedded_broker(["orders"]) as broker:
-        producer = kafka.producer(**broker.settings, delivery_timeout_ms=200, request_timeout_ms=150)
+        producer = kafka.producer(**broker.settings, delivery_timeout_ms=1200, request_timeout_ms=700)
         producer.partitions_for("orders")
         os.kill(broker.pid, signal.SIGSTOP)  # it answers no more
         os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
