@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracekit.otlp import OtlpError, decode_logs, decode_metrics, decode_spans, encode_answer
+from tracekit.otlp import Decoded, OtlpError, decode_logs, decode_metrics, decode_spans, encode_answer
 
 if TYPE_CHECKING:
     from tracekit.collector.store import Store
-    from tracekit.otlp import Decoded, Encoding, Signal
+    from tracekit.otlp import Encoding, Signal
 
 MAX_REQUEST_BYTES: Final = 20 * 1024 * 1024
 """The largest request, on the wire and inflated. Source: the OpenTelemetry Collector's default."""
@@ -34,6 +34,8 @@ def take_in(store: Store, signal: Signal, body: bytes, encoding: Encoding) -> by
 
 def _added(store: Store, signal: Signal, body: bytes, encoding: Encoding) -> Decoded[object]:
     if signal == "traces":
+        if encoding == "protobuf" and store.add_encoded_spans(body):
+            return Decoded(())
         spans = decode_spans(body, encoding)
         store.add_spans(spans.records)
         return spans

@@ -47,6 +47,9 @@ class MemoryStore:
                 self._traces.add(span)
         self._announce(spans)
 
+    def add_encoded_spans(self, body: bytes) -> bool:
+        return False
+
     def add_logs(self, lines: Sequence[LogLine]) -> None:
         with self._lock:
             for line in lines:

@@ -44,6 +44,14 @@ class Store(Protocol):
         """Keep these spans. One that is there already (same ids) is replaced: exporters send again."""
         ...
 
+    def add_encoded_spans(self, body: bytes) -> bool:
+        """Keep all spans of an OTLP request in protobuf, as it is; whoever calls leaves its bytes alone.
+
+        False, and nothing is kept, where it must be decoded first: it holds what is to be refused, or
+        is written in a way that only the decoder understands; or this store keeps records.
+        """
+        ...
+
     def add_logs(self, lines: Sequence[LogLine]) -> None: ...
 
     def add_metrics(self, metrics: Sequence[Metric]) -> None: ...
