@@ -1,8 +1,14 @@
-"""`make bench`: cost for each HTTP request and Kafka message, with nothing, contrib and tracekit.
+"""`make bench`: what tracekit costs an application, and what its collector takes in, keeps and finds.
 
-Each round runs every contender once, each in a process of its own, exporting over HTTP to a receiver
-process; the medians of the rounds are compared. Read the ratios: machines are noisy. Fails where
-tracekit is dearer than contrib.
+http, kafka: cost for each HTTP request and Kafka message, with nothing, contrib and tracekit. Each round
+runs every contender once, each in a process of its own, exporting over HTTP to a receiver process; the
+medians of the rounds are compared. Fails where tracekit is dearer than contrib.
+
+ingest: a million spans over HTTP into the collector, on one core, and flows asked for through its API.
+Fails where a floor is missed. A program `jaeger` on PATH or in ~/.cache/tracekit/bin is given the same,
+once on memory and once on badger; without it, the output says how to get it.
+
+Read the ratios: machines are noisy.
 """
 
 from __future__ import annotations
@@ -14,14 +20,18 @@ import statistics
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracekit_demo.broker import embedded_broker
 
+from benchmarks import collector
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CONTENDERS: Final = ("none", "contrib", "tracekit")
+WORKS: Final = ("http", "kafka", "ingest")
 UNITS: Final = {"http": "FastAPI request", "kafka": "Kafka message, produced, consumed and processed"}
 
 
@@ -64,19 +74,14 @@ def _measured(work: str, rounds: int, count: int, endpoint: str, broker: str) ->
     return {contender: statistics.median(values) for contender, values in took.items()}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("work", nargs="*", default=list(UNITS), help="http, kafka; both by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=3000, help="units of work in each round")
-    arguments = parser.parse_args()
+def _application(works: Sequence[str], rounds: int, count: int) -> int:
     dearer = []
-    topics = [f"{contender}-{number}" for contender in CONTENDERS for number in range(arguments.rounds)]
+    topics = [f"{contender}-{number}" for contender in CONTENDERS for number in range(rounds)]
     with _receiver() as endpoint, embedded_broker(topics) as broker:
-        for work in arguments.work:
-            cost = _measured(work, arguments.rounds, arguments.count, endpoint, broker.address)
+        for work in works:
+            cost = _measured(work, rounds, count, endpoint, broker.address)
             added = {name: cost[name] - cost["none"] for name in ("contrib", "tracekit")}
-            print(f"{UNITS[work]}, CPU us each (median of {arguments.rounds} rounds of {arguments.count})")
+            print(f"{UNITS[work]}, CPU us each (median of {rounds} rounds of {count})")
             print(f"  none      {cost['none']:7.0f}")
             for name, more in added.items():
                 print(f"  {name:<9} {cost[name]:7.0f}   {more:+5.0f}")
@@ -87,6 +92,34 @@ def main() -> int:
     if dearer:
         print(f"dearer than contrib: {', '.join(dearer)}")
     return 1 if dearer else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", nargs="*", metavar="work", help="http, kafka, ingest; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="of http and kafka")
+    parser.add_argument("--count", type=int, default=3000, help="units of http or kafka in each round")
+    parser.add_argument(
+        "--spans", type=int, default=1_000_000, help="of ingest; aims and floors are for a million"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="leave Jaeger out")
+    parser.add_argument(
+        "--profile", type=Path, help="where the collector's time went, for pstats; slows it down"
+    )
+    arguments = parser.parse_args()
+    works = arguments.work or WORKS
+    if wrong := set(works) - set(WORKS):
+        parser.error(f"{', '.join(sorted(wrong))}: the works are {', '.join(WORKS)}")
+    code = 0
+    if applications := [work for work in works if work in UNITS]:
+        code |= _application(applications, arguments.rounds, arguments.count)
+    if "ingest" in works:
+        code |= collector.measure(
+            arguments.spans, with_peers=not arguments.no_peers, profile=arguments.profile
+        )
+    return code
 
 
 if __name__ == "__main__":
