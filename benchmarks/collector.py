@@ -108,7 +108,8 @@ def measure(spans: int, *, with_peers: bool = True, profile: Path | None = None)
     _say("")
     print(
         f"{load.spans:,} spans of {load.bytes / load.spans:.0f} bytes, "
-        f"{load.flows:,} flows of {orders.SPANS}; requests of {orders.BATCH} spans over HTTP, {CONNECTIONS} at a time; "
+        f"{load.flows:,} flows of {orders.SPANS}; "
+        f"requests of {orders.BATCH} spans over HTTP, {CONNECTIONS} at a time; "
         f"the server on {'one core' if pinned else 'no core of its own'}"
     )
     _print(figures)
