@@ -1,0 +1,479 @@
+"""Segments: payloads in append-only, compressed files of one folder, the oldest file out first."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+from tracekit.collector import chunks
+from tracekit.collector.chunks import HEAD_BYTES, HEADER_BYTES, MAX_PAYLOAD_BYTES, OFFSET_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+Place: TypeAlias = int
+"""Of a chunk: segment number << 40 | offset in its file. Places sort by age, and none is given twice."""
+
+MAX_SEGMENTS: Final = 4096
+SEGMENT_BYTES: Final = 64 * 1024 * 1024
+BLOCK_BYTES: Final = 256 * 1024
+CACHE_BYTES: Final = 8 * 1024 * 1024
+
+_BLOCK_CHUNKS: Final = 256
+_MAX_NUMBER: Final = (1 << (63 - OFFSET_BITS)) - 1
+_MAX_TROUBLES: Final = 100
+_LEVEL: Final = 1
+_NAME: Final = re.compile(r"(\d{8})\.seg")
+
+
+class Gone(LookupError):  # noqa: N818 - it says what became of the payload, whoever is at fault
+    """There is no payload (any more): its segment was dropped, or is damaged there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What was found damaged so far: bytes of the files, and chunks in them (at least)."""
+
+    bytes: int = 0
+    chunks: int = 0
+
+
+class Segments:
+    """Keeps payloads, each with its kind (0 to 255), in the order of their arrival. Thread-safe.
+
+    A payload is in the file once `append` returns, which outlives a kill -9; what outlives the machine is
+    what was there at the last `sync`. Each opening begins a new segment with its first payload: a place
+    that was lost with the machine's power is not given again.
+
+    What is damaged costs its block (BLOCK_BYTES of payloads, at most 256 of them), is found when it is
+    read, and told in `damage` and `troubles` (the last hundred). At opening only the last segment is read,
+    and what its last write left unfinished is cut off.
+
+    Bounds: nothing is dropped unasked. `is_over` tells when there are more bytes than `max_bytes`, or more
+    files than MAX_SEGMENTS; then `drop_oldest` is to be called. A segment takes an eighth of `max_bytes`
+    at most, and one payload more. Of what was written or read last, CACHE_BYTES of payloads are in memory.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Raises OSError where the folder cannot be read or made."""
+        self.max_bytes = max_bytes
+        self._segment_bytes = min(segment_bytes, max(max_bytes // 8, 1))
+        self._folder = folder
+        self._lock = threading.Lock()  # of what is written
+        self._state = threading.Lock()  # of the rest; held only for a moment
+        self._file = -1
+        self._is_closed = False
+        self._number = 0  # of the segment that is written, and where it ends
+        self._end = 0
+        self._writer = chunks.Writer(_LEVEL)
+        self._block_at, self._block_bytes, self._block_chunks = -1, 0, 0
+        self._ends: dict[int, int] = {}
+        self._unsynced: set[int] = set()
+        self._cache = _Cache()
+        self._lost: dict[int, list[tuple[int, int]]] = {}
+        self._damage = Damage()
+        self._troubles: deque[str] = deque(maxlen=_MAX_TROUBLES)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open()
+
+    # -- what is there ------------------------------------------------------------------------------
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all segments, as they are on disk."""
+        with self._state:
+            return sum(self._ends.values())
+
+    @property
+    def is_over(self) -> bool:
+        with self._state:
+            return sum(self._ends.values()) > self.max_bytes or len(self._ends) > MAX_SEGMENTS
+
+    @property
+    def oldest(self) -> int | None:
+        """The number of the oldest segment."""
+        with self._state:
+            return min(self._ends, default=None)
+
+    @property
+    def newest(self) -> int | None:
+        with self._state:
+            return max(self._ends, default=None)
+
+    @property
+    def end(self) -> Place:
+        """After all that is there, and not after what comes next."""
+        with self._state:
+            return self._number << OFFSET_BITS | self._end
+
+    @property
+    def damage(self) -> Damage:
+        with self._state:
+            return self._damage
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        with self._state:
+            return tuple(self._troubles)
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def append(self, kind: int, payload: bytes) -> Place:
+        """Write a payload; it is in the file when this returns.
+
+        Raises OSError where it cannot be written, and then nothing of it is kept: the next may be tried.
+        ValueError for more than MAX_PAYLOAD_BYTES.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes, this one {len(payload)}")
+        with self._lock:
+            if self._is_closed:
+                raise ValueError("these segments are closed")
+            if self._file < 0 or self._end >= self._segment_bytes:
+                self._begin_segment()
+            if self._block_at < 0 or self._block_bytes >= BLOCK_BYTES or self._block_chunks >= _BLOCK_CHUNKS:
+                self._writer.begin_block()
+                self._block_at, self._block_bytes, self._block_chunks = self._end, 0, 0
+            offset = self._end
+            place = self._number << OFFSET_BITS | offset
+            try:
+                stored = self._writer.compress(payload)
+                header = chunks.header(place, kind, stored, len(payload), offset - self._block_at)
+                _write(self._file, offset, header, stored)
+            except BaseException:
+                self._block_at = -1  # the compressor has seen what the file has not
+                _cut(self._file, offset)
+                raise
+            self._block_bytes += len(payload)
+            self._block_chunks += 1
+            with self._state:
+                self._end = self._ends[self._number] = offset + len(header) + len(stored)
+                self._unsynced.add(self._number)
+                self._cache.put(place, payload)
+        return place
+
+    def sync(self) -> None:
+        """What was appended before outlives the machine now. Holds up no other call. Raises OSError."""
+        with self._state:
+            numbers, self._unsynced = self._unsynced, set()
+        try:
+            for number in sorted(numbers):
+                _sync(self._path(number), os.O_RDWR)
+            if numbers:
+                _sync(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except BaseException:
+            with self._state:
+                self._unsynced |= numbers
+            raise
+
+    def drop_oldest(self) -> int | None:
+        """Drop a segment; gives its number. None, and nothing is done, where only the newest is there.
+
+        Raises OSError where it cannot be deleted.
+        """
+        with self._lock, self._state:
+            if len(self._ends) < 2:
+                return None
+            number = min(self._ends)
+            self._path(number).unlink(missing_ok=True)
+            del self._ends[number]
+            self._lost.pop(number, None)
+            self._unsynced.discard(number)
+            self._cache.drop_until((number + 1) << OFFSET_BITS)
+            return number
+
+    def close(self) -> None:
+        """Sync, and write no more."""
+        self.sync()
+        with self._lock:
+            self._is_closed = True
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin_segment(self) -> None:
+        number = self._number if self._file < 0 else self._number + 1
+        if number > _MAX_NUMBER:
+            raise OSError(f"{self._folder} has had {_MAX_NUMBER} segments, and cannot have more")
+        before = max(self._ends, default=0)
+        head = chunks.head(before, self._ends.get(before, 0))
+        path = self._path(number)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(file, 0, head)
+            self._note_next(number + 1)
+        except BaseException:
+            os.close(file)
+            path.unlink()
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._block_at = file, -1
+        with self._state:
+            self._number, self._end = number, HEAD_BYTES
+            self._ends[number] = HEAD_BYTES
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def read(self, place: Place) -> bytes:
+        """The payload at a place that `append` gave. Raises Gone."""
+        number, offset = place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1)
+        with self._state:
+            if (payload := self._cache.get(place)) is not None:
+                return payload
+            end = self._ends.get(number)
+            is_lost = any(start <= offset < stop for start, stop in self._lost.get(number, ()))
+        if end is None:
+            raise Gone(f"segment {number} is not there any more")
+        if is_lost:
+            raise Gone(f"segment {number} is damaged at {offset}")
+        try:
+            payload = self._read(number, offset, end)
+        except OSError as error:
+            self._cannot_read(number, error)
+            raise Gone(f"segment {number} cannot be read: {error}") from error
+        if payload is None:
+            raise Gone(f"segment {number} has no whole chunk at {offset}")
+        return payload
+
+    def replay(self, since: Place | None = None) -> Iterator[tuple[Place, int, bytes]]:
+        """Place, kind and payload of all that is there now, at or after a place, by age.
+
+        What is damaged is passed over, and what is dropped meanwhile left out.
+        """
+        since = since or 0
+        with self._state:
+            ends = sorted(self._ends.items())
+        for number, end in ends:
+            base = number << OFFSET_BITS
+            if base + end <= since:
+                continue
+            try:
+                for offset, kind, payload in self._walk(number, max(HEAD_BYTES, since - base), end):
+                    if base + offset >= since:
+                        yield base + offset, kind, payload
+            except OSError as error:
+                self._cannot_read(number, error)
+
+    def _read(self, number: int, offset: int, end: int) -> bytes | None:
+        base, wanted = number << OFFSET_BITS, None
+        with _reading(self._path(number)) as file:
+            its = chunks.read_header(base + offset, chunks.read_all(file, offset, HEADER_BYTES))
+            if its is not None and offset + its.whole_bytes <= end:
+                start = offset - its.back
+                data = chunks.read_all(file, start, its.back + its.whole_bytes)
+                found = self._block(base + start, data)
+                wanted = found.get(base + offset)
+                with self._state:
+                    for place, payload in found.items() if number in self._ends else ():
+                        self._cache.put(place, payload)
+        if wanted is None:
+            # Whatever is wrong there is told for the whole segment, once.
+            for _ in self._walk(number, HEAD_BYTES, end):
+                pass
+        return wanted
+
+    def _block(self, place: Place, data: bytes) -> dict[Place, bytes]:
+        """The payloads of a block, by place, up to its end or where it is damaged."""
+        block, found, at = chunks.Block(), {}, 0
+        while (its := chunks.read_header(place + at, data, at)) is not None:
+            stored = data[at + HEADER_BYTES : at + its.whole_bytes]
+            if not its.is_whole(stored) or (payload := block.payload(its, stored)) is None:
+                break
+            found[place + at] = payload
+            at += its.whole_bytes
+        return found
+
+    def _walk(self, number: int, start: int, end: int) -> Iterator[chunks.Found]:
+        base = number << OFFSET_BITS
+        with _reading(self._path(number)) as file:
+            end = min(end, os.fstat(file).st_size)
+            its = chunks.read_header(base + start, chunks.read_all(file, start, HEADER_BYTES))
+            for found in chunks.walk(file, base, start - (its.back if its else 0), end):
+                if isinstance(found, chunks.Lost):
+                    self._report(number, found)
+                else:
+                    yield found
+
+    # -- opening, and what is found damaged ---------------------------------------------------------
+
+    def _open(self) -> None:
+        found = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
+        numbers = sorted(number for match in found if match and 0 < (number := int(match[1])) <= _MAX_NUMBER)
+        heads = {number: self._look_at(number) for number in numbers}
+        last = numbers[-1] if numbers else 0
+        self._number = max(last + 1, self._noted_next())
+        if last and self._number != last + 1:
+            self._say(f"segment {self._number - 1} is missing from {self._folder}")
+        for its in heads.values():
+            if its is None:
+                continue
+            before, before_end = its
+            if before not in self._ends:
+                if before > numbers[0]:
+                    self._count(before, 0, before_end, 0, "missing")
+                continue
+            if (is_short := before_end - self._ends[before]) > 0:
+                self._count(before, before_end - is_short, before_end, 0, "cut off")
+            else:
+                self._ends[before] = before_end
+        if last:
+            self._cut_torn(last)
+
+    def _look_at(self, number: int) -> tuple[int, int] | None:
+        try:
+            with _reading(self._path(number)) as file:
+                self._ends[number] = os.fstat(file).st_size
+                data = chunks.read_all(file, 0, HEAD_BYTES)
+        except OSError as error:
+            self._cannot_read(number, error)
+            return None
+        if (its := chunks.read_head(data)) is None:
+            size = self._ends[number]
+            self._report(number, chunks.Lost(0, min(HEAD_BYTES, size), 0, is_torn=size < HEAD_BYTES))
+        return its
+
+    def _cut_torn(self, number: int) -> None:
+        """Find where the last segment ends, and cut off what was not written whole."""
+        try:
+            with _reading(self._path(number)) as file:
+                base, end = number << OFFSET_BITS, self._ends[number]
+                for found in chunks.walk(file, base, HEAD_BYTES, end):
+                    if not isinstance(found, chunks.Lost):
+                        continue
+                    self._report(number, found)
+                    if found.end == end:
+                        self._ends[number] = found.start
+                        os.truncate(self._path(number), found.start)
+        except OSError as error:
+            self._cannot_read(number, error)
+
+    def _report(self, number: int, lost: chunks.Lost) -> None:
+        if lost.is_torn:
+            size = lost.end - lost.start
+            self._say(f"{self._path(number)}: its last {size} bytes are of a write that was cut off")
+        else:
+            self._count(number, lost.start, lost.end, lost.chunks, "damaged")
+
+    def _count(self, number: int, start: int, end: int, lost_chunks: int, what: str) -> None:
+        with self._state:
+            stretches = self._lost.setdefault(number, [])
+            if any(start < other_end and other_start < end for other_start, other_end in stretches):
+                return
+            stretches.append((start, end))
+            self._damage = Damage(self._damage.bytes + end - start, self._damage.chunks + lost_chunks)
+        self._say(
+            f"{self._path(number)}: {end - start} bytes at {start} are {what}; what was in them is lost"
+        )
+
+    def _cannot_read(self, number: int, error: OSError) -> None:
+        with self._state:
+            if number not in self._ends:
+                return  # dropped meanwhile
+        self._say(f"{self._path(number)} cannot be read: {error.strerror or error}")
+
+    def _say(self, trouble: str) -> None:
+        with self._state:
+            if trouble not in self._troubles:
+                self._troubles.append(trouble)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.seg"
+
+    def _note_next(self, number: int) -> None:
+        """So that a number is not given again even where somebody deletes the newest segment."""
+        with _reading(self._folder / "next", os.O_RDWR | os.O_CREAT) as file:
+            _write(file, 0, b"%08d\n" % number)
+
+    def _noted_next(self) -> int:
+        try:
+            noted = int((self._folder / "next").read_bytes())
+        except (OSError, ValueError):
+            return 0
+        return noted if 0 < noted <= _MAX_NUMBER else 0
+
+
+class _Cache:
+    """Payloads by place: those that were written or read last, up to CACHE_BYTES."""
+
+    def __init__(self) -> None:
+        self._payloads: OrderedDict[Place, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, place: Place) -> bytes | None:
+        payload = self._payloads.get(place)
+        if payload is not None:
+            self._payloads.move_to_end(place)
+        return payload
+
+    def put(self, place: Place, payload: bytes) -> None:
+        self._remove(place)
+        self._payloads[place] = payload
+        self._bytes += len(payload) + _ENTRY_BYTES
+        while self._bytes > CACHE_BYTES:
+            self._remove(next(iter(self._payloads)))
+
+    def drop_until(self, end: Place) -> None:
+        for place in [place for place in self._payloads if place < end]:
+            self._remove(place)
+
+    def _remove(self, place: Place) -> None:
+        if (payload := self._payloads.pop(place, None)) is not None:
+            self._bytes -= len(payload) + _ENTRY_BYTES
+
+
+_ENTRY_BYTES: Final = 200  # a place, a bytes object and their entry
+
+
+class _reading:  # noqa: N801 - reads as a phrase: with _reading(path) as file
+    """A file descriptor for the time of a block."""
+
+    __slots__ = ("_file", "_flags", "_path")
+
+    def __init__(self, path: Path, flags: int = os.O_RDONLY) -> None:
+        self._path = path
+        self._flags = flags
+
+    def __enter__(self) -> int:
+        self._file = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+def _write(file: int, offset: int, *pieces: bytes) -> None:
+    rest = b"".join(pieces)
+    while rest:
+        written = os.pwrite(file, rest, offset)
+        offset += written
+        rest = rest[written:]
+
+
+def _cut(file: int, end: int) -> None:
+    try:
+        os.ftruncate(file, end)
+    except OSError:
+        return  # what comes next is written over it
+
+
+def _sync(path: Path, flags: int) -> None:
+    try:
+        with _reading(path, flags) as file:
+            os.fsync(file)
+    except FileNotFoundError:
+        return  # dropped meanwhile
