@@ -1,0 +1,189 @@
+"""Sources: what is made of a server's answers, whoever that is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tracekit import sources
+from tracekit.collector.archive import Page, Summary
+from tracekit.sources import ApiSource, Notice, NotReachedError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FLOW_ID: Final = "9f3c1a7e00000000000000000000000a"
+SUMMARY: Final[dict[str, object]] = {
+    "id": FLOW_ID,
+    "name": "POST /orders",
+    "service": "orders",
+    "start_ns": "1795528931000000000",
+    "response_ns": None,
+    "completion_ns": 2630000000,
+    "services": ["orders", "payment"],
+    "is_settled": True,
+}
+KNOWN: Final = Summary(
+    id=FLOW_ID,
+    name="POST /orders",
+    service="orders",
+    start_ns=1795528931000000000,
+    response_ns=None,
+    completion_ns=2630000000,
+    services=("orders", "payment"),
+    is_settled=True,
+)
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[ApiSource]:
+    """A server that gives these bytes, one a connection, whatever it is asked, and then hangs up."""
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline()
+            self.parse_request()
+            self.wfile.write(left.pop(0))
+            self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield ApiSource(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def answer(body: bytes, status: str = "200 OK", length: int | None = None) -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body) if length is None else length}\r\n\r\n"
+    return head.encode() + body
+
+
+def as_json(document: object) -> bytes:
+    return answer(json.dumps(document).encode())
+
+
+def stream(*events: tuple[str, object]) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: hello\n\n"
+    return head + b"".join(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode() for name, data in events)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:4320", "ftp://here", "http://", "http://x:port", "http://x:0"]
+)
+def test_what_is_no_address_is_refused_with_one_that_is(url: str) -> None:
+    with pytest.raises(SourceError) as refused:
+        ApiSource(url)
+
+    assert str(refused.value) == f"{url!r} is no address of a server; it looks like http://127.0.0.1:4320"
+
+
+def test_where_nobody_answers_it_says_what_to_start() -> None:
+    with pytest.raises(NotReachedError) as failed:
+        ApiSource("http://127.0.0.1:1").find("")
+
+    assert str(failed.value) == (
+        "nobody answers at http://127.0.0.1:1 (Connection refused). Start it: tracekit serve; "
+        "or say where it is: --server URL"
+    )
+
+
+def test_a_page_is_read_with_its_moments_whole_and_what_it_lacks_by_default() -> None:
+    newer = {**SUMMARY, "invented_later": {"by": "us"}}
+    with answering(as_json({"flows": [newer], "next": "c1"})) as source:
+        assert source.find("error", limit=7) == Page((KNOWN,), "c1")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"flows": {}, "next": None},
+        {"flows": [], "next": 3},
+        {"flows": [None], "next": None},
+        {"flows": [{**SUMMARY, "id": 7}], "next": None},
+        {"flows": [{**SUMMARY, "start_ns": "soon"}], "next": None},
+        {"flows": [{"id": FLOW_ID}], "next": None},
+    ],
+)
+def test_an_answer_of_another_shape_is_somebody_else_s(document: object) -> None:
+    with answering(as_json(document)) as source, pytest.raises(SourceError, match="is no `tracekit serve`"):
+        source.find("")
+
+
+def test_a_server_of_another_kind_is_named_with_its_answer() -> None:
+    page = answer(b"<h1>Not Found</h1>", "404 Not Found")
+    with answering(page) as source, pytest.raises(SourceError, match=r"\(404 Not Found\); say where"):
+        source.find("")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [("404 Not Found", SourceError), ("503 Service Unavailable", NotReachedError)]
+)
+def test_a_refusal_is_in_the_server_s_own_words(status: str, kind: type[SourceError]) -> None:
+    refusal = answer(b'{"error": "there is no flow abcd; look at /api/flows"}', status)
+    with answering(refusal) as source, pytest.raises(SourceError) as refused:
+        source.document("abcd")
+
+    assert type(refused.value) is kind
+    assert str(refused.value) == "there is no flow abcd; look at /api/flows"
+
+
+def test_an_answer_that_breaks_off_is_no_answer() -> None:
+    cut = answer(b'{"flows": []', length=1000)
+    with answering(cut) as source, pytest.raises(NotReachedError, match="broke off in the middle"):
+        source.find("")
+
+
+def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_ANSWER_BYTES", 2**20)
+    endless = answer(b" " * 2**21)
+    with answering(endless) as source, pytest.raises(SourceError, match="answers more than 1 MiB"):
+        source.find("")
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with answering(as_json({"flows": [], "next": None})) as source:
+        assert source.find("") == Page(())
+
+
+def test_followed_flows_come_as_they_settle_over_a_lost_connection_too() -> None:
+    first, second = (
+        stream(("status", {}), ("flow", SUMMARY)),
+        stream(("flow", SUMMARY), ("lost", {"lost": 3})),
+    )
+    with answering(first, b"", second) as source:
+        told = list(islice(source.follow(""), 5))
+
+    assert told == [
+        KNOWN,
+        Notice(f"the connection to {source.url} was lost; trying again"),
+        Notice("connected again; `tracekit flows` has what settled meanwhile"),
+        KNOWN,
+        Notice("3 flows were left out: this side is too slow for all of them"),
+    ]
+
+
+def test_who_follows_learns_at_once_that_nobody_answers() -> None:
+    with pytest.raises(NotReachedError):
+        next(ApiSource("http://127.0.0.1:1").follow(""))
+
+
+def test_an_event_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MAX_EVENT_BYTES", 1000)
+    endless = stream() + b"data: " + b"x" * 2000 + b"\n\n"
+    with answering(endless, stream(("flow", SUMMARY))) as source:
+        told = list(islice(source.follow(""), 3))
+
+    assert told[2] == KNOWN
