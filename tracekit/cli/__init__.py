@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import Final, Protocol, cast
 
-_COMMANDS: Final = ("run", "demo")
+_COMMANDS: Final = ("run", "flows", "flow", "tail", "demo")
 
 
 class Command(Protocol):

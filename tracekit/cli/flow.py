@@ -1,0 +1,124 @@
+"""`tracekit flow ID`: one flow as a tree, with its waits, its breaks and what was logged."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Final
+
+from tracekit import semconv
+from tracekit.cli import terminal
+from tracekit.cli.terminal import styled
+from tracekit.flow.text import columns, duration, fitted, harmless
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from tracekit.flow import Flow
+    from tracekit.model import LogLine
+
+HELP: Final = "show one flow as a tree: tracekit flow 9f3c1a7e"
+
+_EPILOG: Final = """\
+examples:
+  tracekit flow                  the latest
+  tracekit flow 9f3c             the one whose id begins so
+  tracekit flow 9f3c --logs      and what its services logged, each line at its moment
+  tracekit flow 9f3c --json      all that is known of it
+
+  ▇ work   ░ waiting in a queue   ╱╱ idle time, folded   ✕ error   › still open
+The two numbers come first: what the caller waited, and when all that it set off was done. A break is a place
+where the flow should go on and does not; it comes with its evidence and its cure.
+"""
+
+_GAP: Final = "  "
+_SERVICE: Final = 20
+_LEVEL: Final = 5
+_ERROR: Final = 17
+"""OTLP's number of the lowest level that is an error."""
+_LEAST: Final = 30
+_ROWS: Final = 40
+"""Rows that one log line may take."""
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "id", metavar="ID", nargs="?", help="its id, or the first digits of it (default: the latest flow)"
+    )
+    parser.add_argument("--logs", action="store_true", help="the log lines too")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    terminal.add_server(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tracekit.sources import SourceError
+
+    terminal.speak_plainly()
+    try:
+        source = terminal.source(arguments)
+        flow_id = arguments.id
+        if flow_id is None:
+            latest = source.find("", limit=1).flows
+            if not latest:
+                print(terminal.no_flows())
+                return 0
+            flow_id = latest[0].id
+        if arguments.json:
+            print(json.dumps(source.document(flow_id, with_logs=arguments.logs)))
+            return 0
+        flow = source.flow(flow_id)
+        lines = source.logs(flow.id) if arguments.logs else ()
+    except SourceError as error:
+        return terminal.fail("flow", error)
+    from tracekit.flow import render
+
+    width, color = terminal.width(), terminal.is_colored(sys.stdout)
+    print(render(flow, width=width, color=color))
+    if arguments.logs:
+        print()
+    for row in _logged(flow, lines, width=width, color=color):
+        print(row)
+    return 0
+
+
+def _logged(flow: Flow, lines: Sequence[LogLine], *, width: int, color: bool) -> Iterator[str]:
+    """The log lines, each with its moment since the flow began, its service and its level."""
+    if not lines:
+        yield styled("nothing was logged in this flow's spans", "dim", color=color)
+        return
+    moments = [_since(line.time_ns - flow.start_ns) for line in lines]
+    first = max(map(len, moments))
+    who = min(max(columns(harmless(line.service.name)) for line in lines), _SERVICE)
+    indent = first + who + _LEVEL + 3 * len(_GAP)
+    for line, moment in zip(lines, moments, strict=True):
+        level = fitted(line.severity_text.upper(), _LEVEL)
+        is_bad = line.severity >= _ERROR
+        text = f"{_body(line.body)}{_details(line)}"
+        rows = textwrap.wrap(harmless(text), max(width - indent, _LEAST), max_lines=_ROWS, placeholder=" …")
+        yield _GAP.join(
+            (
+                styled(moment.rjust(first), "dim", color=color),
+                styled(fitted(line.service.name, who), "dim", color=color),
+                styled(level, "bad" if is_bad else None, color=color),
+                *rows[:1],
+            )
+        )
+        yield from (" " * indent + row for row in rows[1:])
+
+
+def _since(ns: int) -> str:
+    return f"+{duration(ns)}" if ns >= 0 else f"-{duration(-ns)}"
+
+
+def _body(body: object) -> str:
+    return body if isinstance(body, str) else json.dumps(body, default=str)
+
+
+def _details(line: LogLine) -> str:
+    """Its attributes, but what every line of the flow has."""
+    return "".join(
+        f"  {key}={_body(value)}" for key, value in line.attributes.items() if key != semconv.FLOW_ID
+    )

@@ -1,0 +1,110 @@
+"""Terminal: what the commands have in common where they speak to people, and where they ask a server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from tracekit.sources import ApiSource
+
+Style: TypeAlias = Literal["wait", "bad", "good", "dim"]
+
+# As tracekit.flow.render: amber is for waiting, red for what is wrong and says so in words.
+_ANSI: Final[dict[Style, str]] = {"wait": "33", "bad": "31", "good": "32", "dim": "2"}
+_WIDTH: Final = 100
+"""Columns where nobody says how wide it is, as in a file."""
+
+QUERY_HELP: Final = """\
+A query is terms that all hold; quote it where the shell would take > or < for itself:
+  'completion > 1s'  'response >= 250ms'  'waited > 5s'    times, with a unit: ns us ms s m h d
+  status=500  'spans > 100'  'started > 10m'              numbers; since when: ten minutes ago
+  service=payment  queue=orders  'name = "POST /orders"'  whole names; break=headers_lost: a break's code
+  error  retries  duplicates  break  open                 there is at least one
+  order.id=17                                             an attribute of any of its spans
+  pay                                                     a word in its name, services, queues or breaks\
+"""
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """The option that says whom to ask."""
+    from tracekit.sources import DEFAULT_SERVER
+
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        default=DEFAULT_SERVER,
+        help=f"the `tracekit serve` to ask (default: {DEFAULT_SERVER})",
+    )
+
+
+def add_query(parser: argparse.ArgumentParser) -> None:
+    """The words that say which flows."""
+    parser.add_argument(
+        "query", metavar="QUERY", nargs="*", help="which flows: terms that all hold, see below (default: all)"
+    )
+
+
+def query_of(words: Sequence[str]) -> str:
+    """The query that the arguments make: what the shell took for one word, though it has blanks, is one."""
+    return " ".join(
+        f'"{word}"' if " " in word and before.endswith(("=", "<", ">")) and '"' not in word else word
+        for before, word in zip(["", *words], words, strict=False)
+    )
+
+
+def source(arguments: argparse.Namespace) -> ApiSource:
+    """Whom to ask. Raises SourceError for a wrong URL."""
+    from tracekit.sources import ApiSource
+
+    return ApiSource(arguments.server)
+
+
+def width() -> int:
+    """Columns of the terminal, or of a file."""
+    return shutil.get_terminal_size((_WIDTH, 24)).columns
+
+
+def is_colored(stream: TextIO) -> bool:
+    """Whether colours are wanted there. Source: no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, style: Style | None, *, color: bool) -> str:
+    return f"\x1b[{_ANSI[style]}m{text}\x1b[0m" if color and style else text
+
+
+def speak_plainly() -> None:
+    """Let a terminal that lacks our marks show question marks, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def first_flow(endpoint: str | None = None) -> str:
+    """How to send a first flow; `endpoint` where it is not the default."""
+    there = f', endpoint="{endpoint}"' if endpoint else ""
+    option = f" --endpoint {endpoint}" if endpoint else ""
+    return (
+        "Two lines in a service send the first one:\n"
+        "    import tracekit\n"
+        f'    tracekit.configure("orders"{there})\n'
+        f"Without a change to it: tracekit run{option} -- python worker.py"
+    )
+
+
+def fail(command: str, why: object) -> int:
+    """Say why it cannot be done; the exit code for that."""
+    print(f"tracekit {command}: {why}", file=sys.stderr)
+    return 1
+
+
+def no_flows() -> str:
+    """What to say where there is nothing to show yet."""
+    return f"There are no flows yet. {first_flow()}"
