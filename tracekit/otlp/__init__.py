@@ -6,10 +6,12 @@ Whatever the bytes, decoding gives `Decoded` or raises `OtlpError`, and nothing 
 from __future__ import annotations
 
 from tracekit.otlp.answers import (
+    INTERNAL,
     INVALID_ARGUMENT,
     PERMISSION_DENIED,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
+    UNIMPLEMENTED,
     encode_answer,
     encode_status,
 )
@@ -20,10 +22,12 @@ from tracekit.otlp.spans import decode_spans, encode_spans
 from tracekit.otlp.tally import OtlpError
 
 __all__ = [
+    "INTERNAL",
     "INVALID_ARGUMENT",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
+    "UNIMPLEMENTED",
     "Decoded",
     "Encoding",
     "OtlpError",

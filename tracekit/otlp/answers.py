@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # as the next
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # its stubs lack py.typed
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
 
     from tracekit.otlp.envelope import Decoded, Encoding, Signal
 
-# gRPC status codes. What has one of the first three must not be sent again as it is.
+# gRPC status codes. What is refused with any but the last must not be sent again as it is.
 INVALID_ARGUMENT: Final = 3
 PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
+UNIMPLEMENTED: Final = 12
+INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
 
 
@@ -47,9 +51,15 @@ def encode_answer(signal: Signal, decoded: Decoded[object], encoding: Encoding) 
     return _encoded(response, encoding)
 
 
-def encode_status(code: int, message: str, encoding: Encoding) -> bytes:
-    """An error, with a gRPC status code, as the body of an HTTP response."""
-    return _encoded(Status(code=code, message=message), encoding)
+def encode_status(code: int, message: str, encoding: Encoding, retry_after_s: int | None = None) -> bytes:
+    """An error, with a gRPC status code, as the body of an HTTP response or the details of a gRPC status.
+
+    With `retry_after_s` it says when to send again. Source: the OTLP specification, "Throttling".
+    """
+    status = Status(code=code, message=message)
+    if retry_after_s is not None:
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=retry_after_s)))
+    return _encoded(status, encoding)
 
 
 def _encoded(message: Message, encoding: Encoding) -> bytes:
