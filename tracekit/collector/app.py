@@ -1,7 +1,7 @@
 """App: OTLP over HTTP, as an ASGI application.
 
-A router, not the class `Starlette`: other people's instrumentation puts a traced subclass in its place.
-Starlette's own tracing is a middleware that one must add; we do not.
+A plain function: three paths need no framework, and other people's instrumentation puts traced classes in
+the places of Starlette's.
 
 No CORS, and an exact content type: so no page in a browser can send anything here without asking first,
 and the answer is no. The Host header is checked too, against names that are made to point at loopback.
@@ -12,89 +12,114 @@ Bounds: one body as `intake` has it, on the wire and inflated; all bodies that a
 
 from __future__ import annotations
 
-import asyncio
 import re
 import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.routing import Route, Router
-
-from tracekit.collector.intake import MAX_REQUEST_BYTES, take_in
+from tracekit.collector.intake import MAX_REQUEST_BYTES, Refusal, busy
 from tracekit.otlp import (
     INVALID_ARGUMENT,
     PERMISSION_DENIED,
     RESOURCE_EXHAUSTED,
-    UNAVAILABLE,
-    OtlpError,
+    UNIMPLEMENTED,
     encode_status,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 
-    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from tracekit.collector.store import Store
+    from tracekit.collector.intake import Intake
     from tracekit.otlp import Encoding, Signal
+
+    _Headers: TypeAlias = dict[bytes, str]
 
 MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
-_CONTENT_TYPES: Final[dict[Encoding, str]] = {
-    "protobuf": "application/x-protobuf",
-    "json": "application/json",
-}
-_ENCODINGS: Final = {content_type: encoding for encoding, content_type in _CONTENT_TYPES.items()}
+_ENCODINGS: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
+_CONTENT_TYPES: Final = {encoding: content_type.encode() for content_type, encoding in _ENCODINGS.items()}
 _PATHS: Final[dict[str, Signal]] = {"/v1/traces": "traces", "/v1/logs": "logs", "/v1/metrics": "metrics"}
 _PORT: Final = re.compile(r":\d+$")
 _GZIP_WINDOW: Final = 31  # zlib's number for a gzip header and trailer around the largest window
-_SMALL: Final = 256 * 1024  # decoded at once; more would hold up other requests
 _MAX_READ_AWAY: Final = 64 * 1024 * 1024
 _SLICE: Final = 256 * 1024  # inflated at once: zlib holds its output twice while it returns it
+_SMALL: Final = 4096
 
 
-def create_app(store: Store, hosts: Collection[str] | None = LOOPBACK) -> Router:
+def create_app(intake: Intake, hosts: Collection[str] | None = LOOPBACK) -> ASGIApp:
     """The application. `hosts` are the names by which it may be called; None: by any."""
     room = _Room()
-    return Router(
-        [
-            Route(path, _endpoint(store, signal, hosts, room), methods=["POST"])
-            for path, signal in _PATHS.items()
-        ],
-        redirect_slashes=False,
-    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _headers(scope)
+        encoding = _ENCODINGS.get(headers.get(b"content-type", "").partition(";")[0].strip().lower())
+        chunks = _chunks(receive)
+        try:
+            try:
+                with room.taking() as take:
+                    answer = await _taken_in(intake, scope, headers, encoding, hosts, chunks, take)
+            except Refusal as error:
+                refusal = error.with_traceback(None)  # that would hold the body
+            else:
+                await _send(send, 200, answer, encoding)
+                return
+            if b"expect" not in headers:
+                await _read_away(chunks)
+            await _send_refusal(send, refusal, encoding, headers)
+        except _GoneError:
+            return  # nobody is there to read an answer
+
+    return app
 
 
-class _Refusal(Exception):  # noqa: N818 (it is an answer)
-    """A request that is not taken in, with the status to say so."""
+async def _taken_in(
+    intake: Intake,
+    scope: Scope,
+    headers: _Headers,
+    encoding: Encoding | None,
+    hosts: Collection[str] | None,
+    chunks: AsyncIterator[bytes],
+    take: Callable[[int], None],
+) -> bytes:
+    """The answer's body. Raises Refusal, which is counted then."""
+    signal = _PATHS.get(scope["path"])
+    try:
+        if signal is None:
+            raise Refusal(404, UNIMPLEMENTED, f"there is nothing here; send to {', '.join(_PATHS)}")
+        if scope["method"] != "POST":
+            raise Refusal(405, UNIMPLEMENTED, "send it by POST")
+        _check_host(headers, hosts)
+        if encoding is None:
+            raise Refusal(415, INVALID_ARGUMENT, f"the content type must be {' or '.join(_ENCODINGS)}")
+        request = await _body(headers, chunks, take)
+    except Refusal as refusal:
+        intake.refuse(signal, refusal)
+        raise
+    return await intake.take_in_async(signal, request, encoding)
 
-    def __init__(self, http_status: int, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.http_status = http_status
-        self.code = code
-        self.reason = reason
+
+class _GoneError(Exception):
+    """The sender has gone."""
 
 
 class _Room:
-    """What all requests share that are not answered yet: the bytes that they hold, and one turn to decode."""
+    """What all requests share that are not answered yet: the bytes that they hold."""
 
     def __init__(self) -> None:
         self._left = MAX_HELD_BYTES
-        # Two would share one interpreter: they would be done no sooner, and take twice the memory.
-        self.turn = asyncio.Lock()
 
     @contextmanager
     def taking(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes so many bytes, or raises _Refusal; given back at the end of the block."""
+        """A function that takes so many bytes, or raises Refusal; given back at the end of the block."""
         taken = 0
 
         def take(size: int) -> None:
             nonlocal taken
             if size > self._left:
-                raise _Refusal(503, UNAVAILABLE, "too much is under way at once; send it again")
+                raise busy("too much is under way at once")
             taken += size
             self._left -= size
 
@@ -104,76 +129,67 @@ class _Room:
             self._left += taken
 
 
-def _endpoint(
-    store: Store, signal: Signal, hosts: Collection[str] | None, room: _Room
-) -> Callable[[Request], Awaitable[Response]]:
-    async def export(request: Request) -> Response:
-        encoding: Encoding = "json"
-        chunks = request.stream()
-        try:
-            try:
-                _check_host(request, hosts)
-                encoding = _encoding(request)
-                with room.taking() as take:
-                    body = await _body(request, chunks, take)
-                    return _response(await _taken_in(store, signal, body, encoding, request, room), encoding)
-            except _Refusal as refusal:
-                store.count_refused(signal, 1)
-                answer = _refusal(refusal, encoding)
-            except OtlpError as error:  # counted already
-                answer = _refusal(_Refusal(400, INVALID_ARGUMENT, str(error)), encoding)
-            # Out of the `except`: an error's traceback holds the body.
-            await _read_away(chunks)
-            return answer
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
-
-    return export
+def _headers(scope: Scope) -> _Headers:
+    """The headers by name; one that is there twice is no single value that we know."""
+    found: _Headers = {}
+    for name, value in scope["headers"]:
+        said = value.decode("latin-1")
+        found[name] = f"{found[name]}, {said}" if name in found else said
+    return found
 
 
-async def _taken_in(
-    store: Store, signal: Signal, body: bytes, encoding: Encoding, request: Request, room: _Room
-) -> bytes:
-    if len(body) <= _SMALL:
-        return take_in(store, signal, body, encoding)
-    async with room.turn:
-        if await request.is_disconnected():  # and will send it again
-            raise ClientDisconnect
-        return await asyncio.to_thread(take_in, store, signal, body, encoding)
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _GoneError
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
 
 
-def _refusal(refusal: _Refusal, encoding: Encoding) -> Response:
-    return _response(encode_status(refusal.code, refusal.reason, encoding), encoding, refusal.http_status)
+async def _send(
+    send: Send,
+    status: int,
+    body: bytes,
+    encoding: Encoding | None,
+    further: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    headers = [
+        (b"content-type", _CONTENT_TYPES[encoding or "json"]),
+        (b"content-length", b"%d" % len(body)),
+        *further,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
-def _response(body: bytes, encoding: Encoding, http_status: int = 200) -> Response:
-    return Response(body, http_status, media_type=_CONTENT_TYPES[encoding])
+async def _send_refusal(send: Send, refusal: Refusal, encoding: Encoding | None, headers: _Headers) -> None:
+    further = []
+    if refusal.retry_after_s is not None:
+        further.append((b"retry-after", b"%d" % refusal.retry_after_s))
+    if refusal.http_status == 405:
+        further.append((b"allow", b"POST"))
+    if b"expect" in headers:
+        further.append((b"connection", b"close"))  # its body is asked for no more
+    body = encode_status(refusal.code, refusal.reason, encoding or "json", refusal.retry_after_s)
+    await _send(send, refusal.http_status, body, encoding, further)
 
 
-def _check_host(request: Request, hosts: Collection[str] | None) -> None:
-    if hosts is None:
-        return
-    if _PORT.sub("", request.headers.get("host", "").lower()) not in hosts:
-        raise _Refusal(403, PERMISSION_DENIED, f"call this collector as one of {', '.join(sorted(hosts))}")
+def _check_host(headers: _Headers, hosts: Collection[str] | None) -> None:
+    if hosts is not None and _PORT.sub("", headers.get(b"host", "").lower()) not in hosts:
+        raise Refusal(403, PERMISSION_DENIED, f"call this collector as one of {', '.join(sorted(hosts))}")
 
 
-def _encoding(request: Request) -> Encoding:
-    said = request.headers.getlist("content-type")
-    encoding = _ENCODINGS.get(said[0].partition(";")[0].strip().lower()) if len(said) == 1 else None
-    if encoding is None:
-        raise _Refusal(415, INVALID_ARGUMENT, f"the content type must be {' or '.join(_ENCODINGS)}")
-    return encoding
-
-
-async def _body(request: Request, chunks: AsyncIterator[bytes], take: Callable[[int], None]) -> bytes:
+async def _body(headers: _Headers, chunks: AsyncIterator[bytes], take: Callable[[int], None]) -> bytes:
     """The body, inflated. Both sizes are limited while it comes in, so no more than that is ever held."""
-    said = [value.strip().lower() for value in request.headers.getlist("content-encoding")]
-    if said not in ([], ["identity"], ["gzip"]):
-        raise _Refusal(415, INVALID_ARGUMENT, "the content encoding must be gzip or none")
-    length = request.headers.get("content-length", "")
+    said = headers.get(b"content-encoding", "identity").strip().lower()
+    if said not in ("identity", "gzip"):
+        raise Refusal(415, INVALID_ARGUMENT, "the content encoding must be gzip or none")
+    length = headers.get(b"content-length", "")
     if length.isdecimal() and int(length) > MAX_REQUEST_BYTES:
         raise _too_large()
-    body = _Gzipped(take) if said == ["gzip"] else _Plain(take)
+    body = _Gzipped(take) if said == "gzip" else _Plain(take)
     received = 0
     async for chunk in chunks:
         received += len(chunk)
@@ -192,25 +208,26 @@ async def _read_away(chunks: AsyncIterator[bytes]) -> None:
             return
 
 
-def _too_large() -> _Refusal:
-    return _Refusal(413, RESOURCE_EXHAUSTED, f"more than {MAX_REQUEST_BYTES} bytes; send smaller batches")
+def _too_large() -> Refusal:
+    return Refusal(413, RESOURCE_EXHAUSTED, f"more than {MAX_REQUEST_BYTES} bytes; send smaller batches")
 
 
 class _Plain:
-    """A body as it comes.
+    """A body as it comes, in pieces: in one, it would be moved as it grows, and then be there twice.
 
-    Kept in pieces of middle size: in one, it would be moved as it grows, and then be there twice; as they
-    come, each byte of a sender who sends them singly would take forty.
+    Small ones are put together: each byte of a sender who sends them singly would take forty.
     """
 
     def __init__(self, take: Callable[[int], None]) -> None:
         self._take = take
-        self._pieces: list[bytearray] = []
+        self._pieces: list[bytes | bytearray] = []
 
     def add(self, chunk: bytes) -> None:
         self._take(len(chunk))
-        if self._pieces and len(self._pieces[-1]) < _SLICE:
-            self._pieces[-1] += chunk
+        if len(chunk) > _SMALL:
+            self._pieces.append(chunk)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray) and len(last) < _SLICE:
+            last += chunk
         else:
             self._pieces.append(bytearray(chunk))
 
@@ -231,18 +248,18 @@ class _Gzipped(_Plain):
             try:
                 piece = self._gzip.decompress(chunk, _SLICE)
             except zlib.error:
-                raise _Refusal(400, INVALID_ARGUMENT, "the body is no gzip") from None
+                raise Refusal(400, INVALID_ARGUMENT, "the body is no gzip") from None
             self._size += len(piece)
             if self._size > MAX_REQUEST_BYTES:
                 raise _too_large()
             super().add(piece)
             if self._gzip.unused_data:
-                raise _Refusal(400, INVALID_ARGUMENT, "something follows the gzip member")
+                raise Refusal(400, INVALID_ARGUMENT, "something follows the gzip member")
             chunk = self._gzip.unconsumed_tail
             if not chunk and len(piece) < _SLICE:
                 return
 
     def whole(self) -> bytes:
         if not self._gzip.eof:
-            raise _Refusal(400, INVALID_ARGUMENT, "the gzip member is cut off")
+            raise Refusal(400, INVALID_ARGUMENT, "the gzip member is cut off")
         return super().whole()

@@ -15,13 +15,13 @@ import grpc
 # Not `grpc.server`: other people's instrumentation puts a function that traces in its place.
 from grpc._server import create_server
 
-from tracekit.collector.intake import MAX_REQUEST_BYTES, take_in
-from tracekit.otlp import OtlpError
+from tracekit.collector.intake import MAX_REQUEST_BYTES, Refusal
+from tracekit.otlp import encode_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracekit.collector.store import Store
+    from tracekit.collector.intake import Intake
     from tracekit.otlp import Signal
 
 _SERVICES: Final[dict[str, Signal]] = {
@@ -32,6 +32,8 @@ _SERVICES: Final[dict[str, Signal]] = {
 _THREADS: Final = 4
 MAX_WAITING: Final = 100
 _GRACE_S: Final = 1.0
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS: Final = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
 _IDENTITY_AND_GZIP: Final = 1 << 0 | 1 << 2
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -45,7 +47,7 @@ class GrpcServer:
     """A gRPC server on a port of its own; started when made."""
 
     def __init__(
-        self, store: Store, host: str, port: int, request_timeout_s: int, max_connections: int
+        self, intake: Intake, host: str, port: int, request_timeout_s: int, max_connections: int
     ) -> None:
         """Raises RuntimeError where the port cannot be had; port 0 takes a free one."""
         # gRPC ends no request that does not come to its end, only the connection: told to come anew after
@@ -60,7 +62,7 @@ class GrpcServer:
         )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tracekit-collector-grpc")
         self._server = create_server(
-            self._threads, _handlers(store), (), options, _THREADS + MAX_WAITING, None, False
+            self._threads, _handlers(intake), (), options, _THREADS + MAX_WAITING, None, False
         )
         self.port: int = self._server.add_insecure_port(f"{host}:{port}")
         self._server.start()
@@ -71,21 +73,23 @@ class GrpcServer:
         self._threads.shutdown()
 
 
-def _handlers(store: Store) -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(intake: Intake) -> tuple[grpc.GenericRpcHandler, ...]:
     return tuple(
         grpc.method_handlers_generic_handler(
-            service, {"Export": grpc.unary_unary_rpc_method_handler(_export(store, signal))}
+            service, {"Export": grpc.unary_unary_rpc_method_handler(_export(intake, signal))}
         )
         for service, signal in _SERVICES.items()
     )
 
 
-def _export(store: Store, signal: Signal) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+def _export(intake: Intake, signal: Signal) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            return take_in(store, signal, body, "protobuf")
-        except OtlpError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return intake.take_in(signal, body, "protobuf")
+        except Refusal as refusal:
+            status = encode_status(refusal.code, refusal.reason, "protobuf", refusal.retry_after_s)
+            context.set_trailing_metadata(((_DETAILS, status),))
+            context.abort(_CODES[refusal.code], refusal.reason)
             raise  # abort has raised already
 
     return export
