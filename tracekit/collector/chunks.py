@@ -9,11 +9,12 @@ payload) is none.
 
 from __future__ import annotations
 
-import os
 import sys
 import zlib
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracekit.collector.files import read_all
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -182,20 +183,13 @@ class _Window:
         return self._limit
 
 
-def read_all(file: int, offset: int, number: int) -> bytes:
-    """So many bytes, fewer only at the end of the file."""
-    pieces = []
-    while number > 0 and (piece := os.pread(file, number, offset)):
-        pieces.append(piece)
-        offset += len(piece)
-        number -= len(piece)
-    return b"".join(pieces)
-
-
-def walk(file: int, base: int, start: int, limit: int) -> Iterator[Found | Lost]:
+def walk(
+    file: int, base: int, start: int, limit: int, *, is_checked_only: bool = False
+) -> Iterator[Found | Lost]:
     """All from `start` to `limit`; `base` is the place of the file's first byte. Raises OSError.
 
-    After what is damaged it goes on with the next chunk that begins a block.
+    After what is damaged it goes on with the next chunk that begins a block. Where it is checked only,
+    payloads are empty: checksums are looked at, and nothing is decompressed.
     """
     window = _Window(file, limit)
     block, began = Block(), -1
@@ -210,7 +204,7 @@ def walk(file: int, base: int, start: int, limit: int) -> Iterator[Found | Lost]
             if its.back == 0:
                 block, began = Block(), offset
             if offset - its.back == began:
-                payload = block.payload(its, stored)
+                payload = b"" if is_checked_only else block.payload(its, stored)
         if its and payload is not None:
             if lost_at >= 0:
                 yield Lost(lost_at, offset, lost_chunks, is_torn=False)

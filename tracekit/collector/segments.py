@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from tracekit.collector import chunks
 from tracekit.collector.chunks import HEAD_BYTES, HEADER_BYTES, MAX_PAYLOAD_BYTES, OFFSET_BITS
+from tracekit.collector.files import cut, opened, read_all, sync, write_all
+from tracekit.collector.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +24,10 @@ Place: TypeAlias = int
 
 MAX_SEGMENTS: Final = 4096
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
-BLOCK_BYTES: Final = 256 * 1024
-CACHE_BYTES: Final = 8 * 1024 * 1024
+BLOCK_BYTES: Final = 128 * 1024
+RECENT_BYTES: Final = 8 * 1024 * 1024
 
-_BLOCK_CHUNKS: Final = 256
+_BLOCK_CHUNKS: Final = 64
 _MAX_NUMBER: Final = (1 << (63 - OFFSET_BITS)) - 1
 _MAX_TROUBLES: Final = 100
 _LEVEL: Final = 1
@@ -51,13 +53,13 @@ class Segments:
     what was there at the last `sync`. Each opening begins a new segment with its first payload: a place
     that was lost with the machine's power is not given again.
 
-    What is damaged costs its block (BLOCK_BYTES of payloads, at most 256 of them), is found when it is
+    What is damaged costs its block (BLOCK_BYTES of payloads, at most 64 of them), is found when it is
     read, and told in `damage` and `troubles` (the last hundred). At opening only the last segment is read,
     and what its last write left unfinished is cut off.
 
     Bounds: nothing is dropped unasked. `is_over` tells when there are more bytes than `max_bytes`, or more
     files than MAX_SEGMENTS; then `drop_oldest` is to be called. A segment takes an eighth of `max_bytes`
-    at most, and one payload more. Of what was written or read last, CACHE_BYTES of payloads are in memory.
+    at most, and one payload more. Of what was written or read last, RECENT_BYTES of payloads are in memory.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -75,7 +77,7 @@ class Segments:
         self._block_at, self._block_bytes, self._block_chunks = -1, 0, 0
         self._ends: dict[int, int] = {}
         self._unsynced: set[int] = set()
-        self._cache = _Cache()
+        self._recent = Recent(RECENT_BYTES)
         self._lost: dict[int, list[tuple[int, int]]] = {}
         self._damage = Damage()
         self._troubles: deque[str] = deque(maxlen=_MAX_TROUBLES)
@@ -145,17 +147,18 @@ class Segments:
             try:
                 stored = self._writer.compress(payload)
                 header = chunks.header(place, kind, stored, len(payload), offset - self._block_at)
-                _write(self._file, offset, header, stored)
+                write_all(self._file, offset, header, stored)
             except BaseException:
-                self._block_at = -1  # the compressor has seen what the file has not
-                _cut(self._file, offset)
+                # The compressor has seen what the file has not.
+                self._writer, self._block_at = chunks.Writer(_LEVEL), -1
+                cut(self._file, offset)
                 raise
             self._block_bytes += len(payload)
             self._block_chunks += 1
             with self._state:
                 self._end = self._ends[self._number] = offset + len(header) + len(stored)
                 self._unsynced.add(self._number)
-                self._cache.put(place, payload)
+                self._recent.put(place, payload)
         return place
 
     def sync(self) -> None:
@@ -164,9 +167,9 @@ class Segments:
             numbers, self._unsynced = self._unsynced, set()
         try:
             for number in sorted(numbers):
-                _sync(self._path(number), os.O_RDWR)
+                sync(self._path(number), os.O_RDWR)
             if numbers:
-                _sync(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+                sync(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except BaseException:
             with self._state:
                 self._unsynced |= numbers
@@ -185,7 +188,7 @@ class Segments:
             del self._ends[number]
             self._lost.pop(number, None)
             self._unsynced.discard(number)
-            self._cache.drop_until((number + 1) << OFFSET_BITS)
+            self._recent.drop_until((number + 1) << OFFSET_BITS)
             return number
 
     def close(self) -> None:
@@ -214,7 +217,7 @@ class Segments:
         path = self._path(number)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _write(file, 0, head)
+            write_all(file, 0, head)
             self._note_next(number + 1)
         except BaseException:
             os.close(file)
@@ -233,7 +236,7 @@ class Segments:
         """The payload at a place that `append` gave. Raises Gone."""
         number, offset = place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1)
         with self._state:
-            if (payload := self._cache.get(place)) is not None:
+            if (payload := self._recent.get(place)) is not None:
                 return payload
             end = self._ends.get(number)
             is_lost = any(start <= offset < stop for start, stop in self._lost.get(number, ()))
@@ -271,19 +274,19 @@ class Segments:
 
     def _read(self, number: int, offset: int, end: int) -> bytes | None:
         base, wanted = number << OFFSET_BITS, None
-        with _reading(self._path(number)) as file:
-            its = chunks.read_header(base + offset, chunks.read_all(file, offset, HEADER_BYTES))
+        with opened(self._path(number)) as file:
+            its = chunks.read_header(base + offset, read_all(file, offset, HEADER_BYTES))
             if its is not None and offset + its.whole_bytes <= end:
                 start = offset - its.back
-                data = chunks.read_all(file, start, its.back + its.whole_bytes)
+                data = read_all(file, start, its.back + its.whole_bytes)
                 found = self._block(base + start, data)
                 wanted = found.get(base + offset)
                 with self._state:
                     for place, payload in found.items() if number in self._ends else ():
-                        self._cache.put(place, payload)
+                        self._recent.put(place, payload)
         if wanted is None:
             # Whatever is wrong there is told for the whole segment, once.
-            for _ in self._walk(number, HEAD_BYTES, end):
+            for _ in self._walk(number, HEAD_BYTES, end, is_checked_only=True):
                 pass
         return wanted
 
@@ -298,12 +301,15 @@ class Segments:
             at += its.whole_bytes
         return found
 
-    def _walk(self, number: int, start: int, end: int) -> Iterator[chunks.Found]:
+    def _walk(
+        self, number: int, start: int, end: int, *, is_checked_only: bool = False
+    ) -> Iterator[chunks.Found]:
         base = number << OFFSET_BITS
-        with _reading(self._path(number)) as file:
+        with opened(self._path(number)) as file:
             end = min(end, os.fstat(file).st_size)
-            its = chunks.read_header(base + start, chunks.read_all(file, start, HEADER_BYTES))
-            for found in chunks.walk(file, base, start - (its.back if its else 0), end):
+            its = chunks.read_header(base + start, read_all(file, start, HEADER_BYTES))
+            start -= its.back if its else 0
+            for found in chunks.walk(file, base, start, end, is_checked_only=is_checked_only):
                 if isinstance(found, chunks.Lost):
                     self._report(number, found)
                 else:
@@ -329,16 +335,14 @@ class Segments:
                 continue
             if (is_short := before_end - self._ends[before]) > 0:
                 self._count(before, before_end - is_short, before_end, 0, "cut off")
-            else:
-                self._ends[before] = before_end
-        if last:
+        if last in self._ends:
             self._cut_torn(last)
 
     def _look_at(self, number: int) -> tuple[int, int] | None:
         try:
-            with _reading(self._path(number)) as file:
+            with opened(self._path(number)) as file:
+                data = read_all(file, 0, HEAD_BYTES)
                 self._ends[number] = os.fstat(file).st_size
-                data = chunks.read_all(file, 0, HEAD_BYTES)
         except OSError as error:
             self._cannot_read(number, error)
             return None
@@ -350,9 +354,9 @@ class Segments:
     def _cut_torn(self, number: int) -> None:
         """Find where the last segment ends, and cut off what was not written whole."""
         try:
-            with _reading(self._path(number)) as file:
+            with opened(self._path(number)) as file:
                 base, end = number << OFFSET_BITS, self._ends[number]
-                for found in chunks.walk(file, base, HEAD_BYTES, end):
+                for found in chunks.walk(file, base, HEAD_BYTES, end, is_checked_only=True):
                     if not isinstance(found, chunks.Lost):
                         continue
                     self._report(number, found)
@@ -396,8 +400,8 @@ class Segments:
 
     def _note_next(self, number: int) -> None:
         """So that a number is not given again even where somebody deletes the newest segment."""
-        with _reading(self._folder / "next", os.O_RDWR | os.O_CREAT) as file:
-            _write(file, 0, b"%08d\n" % number)
+        with opened(self._folder / "next", os.O_RDWR | os.O_CREAT) as file:
+            write_all(file, 0, b"%08d\n" % number)
 
     def _noted_next(self) -> int:
         try:
@@ -405,75 +409,3 @@ class Segments:
         except (OSError, ValueError):
             return 0
         return noted if 0 < noted <= _MAX_NUMBER else 0
-
-
-class _Cache:
-    """Payloads by place: those that were written or read last, up to CACHE_BYTES."""
-
-    def __init__(self) -> None:
-        self._payloads: OrderedDict[Place, bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, place: Place) -> bytes | None:
-        payload = self._payloads.get(place)
-        if payload is not None:
-            self._payloads.move_to_end(place)
-        return payload
-
-    def put(self, place: Place, payload: bytes) -> None:
-        self._remove(place)
-        self._payloads[place] = payload
-        self._bytes += len(payload) + _ENTRY_BYTES
-        while self._bytes > CACHE_BYTES:
-            self._remove(next(iter(self._payloads)))
-
-    def drop_until(self, end: Place) -> None:
-        for place in [place for place in self._payloads if place < end]:
-            self._remove(place)
-
-    def _remove(self, place: Place) -> None:
-        if (payload := self._payloads.pop(place, None)) is not None:
-            self._bytes -= len(payload) + _ENTRY_BYTES
-
-
-_ENTRY_BYTES: Final = 200  # a place, a bytes object and their entry
-
-
-class _reading:  # noqa: N801 - reads as a phrase: with _reading(path) as file
-    """A file descriptor for the time of a block."""
-
-    __slots__ = ("_file", "_flags", "_path")
-
-    def __init__(self, path: Path, flags: int = os.O_RDONLY) -> None:
-        self._path = path
-        self._flags = flags
-
-    def __enter__(self) -> int:
-        self._file = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-
-def _write(file: int, offset: int, *pieces: bytes) -> None:
-    rest = b"".join(pieces)
-    while rest:
-        written = os.pwrite(file, rest, offset)
-        offset += written
-        rest = rest[written:]
-
-
-def _cut(file: int, end: int) -> None:
-    try:
-        os.ftruncate(file, end)
-    except OSError:
-        return  # what comes next is written over it
-
-
-def _sync(path: Path, flags: int) -> None:
-    try:
-        with _reading(path, flags) as file:
-            os.fsync(file)
-    except FileNotFoundError:
-        return  # dropped meanwhile

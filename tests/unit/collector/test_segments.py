@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracekit.collector import chunks
-from tracekit.collector.segments import BLOCK_BYTES, CACHE_BYTES, Damage, Gone, Segments
+from tracekit.collector.segments import BLOCK_BYTES, RECENT_BYTES, Damage, Gone, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MIB = 1 << 20
+MAGIC = chunks.head(1, 2)
 SOON_S = 60.0
 
 payloads = st.one_of(
@@ -101,7 +102,7 @@ def test_a_payload_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 def test_what_was_read_last_is_in_memory_and_no_more_than_that(tmp_path: Path) -> None:
     with opened(tmp_path, segment_bytes=100 * MIB) as segments:
-        places = [segments.append(1, bytes(100_000)) for _ in range(3 * CACHE_BYTES // 100_000)]
+        places = [segments.append(1, bytes(100_000)) for _ in range(3 * RECENT_BYTES // 100_000)]
         for file in files(tmp_path):
             file.unlink()
 
@@ -346,6 +347,23 @@ def test_a_header_that_lies_is_damage_not_memory(tmp_path: Path) -> None:
         assert segments.damage.bytes == len(lie + stored)
 
 
+@settings(max_examples=20, deadline=None)
+@given(junk=st.one_of(st.just(b""), st.binary(max_size=60), st.binary(max_size=60).map(MAGIC.__add__)))
+def test_a_file_that_is_no_segment_costs_nothing_but_itself(junk: bytes) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with opened(folder) as segments:
+            place = segments.append(1, b"kept")
+        (folder / "00000002.seg").write_bytes(junk)
+        (folder / "00000003.seg").mkdir()
+        (folder / "next").write_bytes(junk)
+
+        with cold(folder) as segments:
+            assert list(segments.replay()) == [(place, 1, b"kept")]
+            assert segments.append(1, b"more") > 2 << 40
+            assert (segments.drop_oldest(), segments.drop_oldest()) == (1, 2)
+
+
 # -- killed, full, shared ---------------------------------------------------------------------------
 
 APPEND = """
@@ -412,6 +430,34 @@ def test_a_full_disk_keeps_nothing_half_written_and_goes_on_when_there_is_room(t
     with cold(tmp_path) as segments:
         assert [payload for _, _, payload in segments.replay()][-1] == b"room again"
         assert (len(list(segments.replay())), segments.troubles) == (21, ())
+
+
+NO_NEW_SEGMENT = """
+import pathlib, resource, signal, sys
+from tracekit.collector.segments import Segments
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+segments = Segments(pathlib.Path(sys.argv[1]), max_bytes=1 << 30, segment_bytes=1)
+kept = [segments.append(1, b"before")]
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+try:
+    segments.append(1, b"no room")
+except OSError as error:
+    print(error.errno, len(list(pathlib.Path(sys.argv[1]).glob("*.seg"))), flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+kept.append(segments.append(1, b"room again"))
+assert [place for place, _, _ in segments.replay()] == kept
+"""
+
+
+def test_a_full_disk_begins_no_segment(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NEW_SEGMENT, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "27 1\n"
+    with cold(tmp_path) as segments:
+        assert [payload for _, _, payload in segments.replay()] == [b"before", b"room again"]
+        assert (segments.newest, segments.troubles) == (2, ())
 
 
 def test_readers_and_a_writer_do_not_disturb_each_other(tmp_path: Path) -> None:
