@@ -117,8 +117,9 @@ def test_case_17_waiting_for_the_next_message_is_no_part_of_a_turn(topic: Topic,
 def test_case_17_the_end_of_the_iteration_is_no_failure(topic: Topic, flows: Captured) -> None:
     topic.put(b"first")
 
-    for _ in topic.consumer(consumer_timeout_ms=300):  # it ends when nothing came for so long
-        pass
+    consumer = topic.consumer()
+    for _ in consumer:
+        consumer.config["consumer_timeout_ms"] = 100  # the loop ends when nothing comes for so long
 
     assert the(flows, f"process {topic.name}").status is Status.UNSET
     durations = measures(flows, "messaging.client.operation.duration")

@@ -89,12 +89,14 @@ class Numbered:
         producer = kafka.producer()
         for number in range(3):
             producer.send(self.topic, str(number).encode(), partition=0).get(DEADLINE_S)
-        self.consumer = kafka.consumer(self.topic, consumer_timeout_ms=1000)
+        self.consumer = kafka.consumer(self.topic)
         self.handled: list[tuple[int, str]] = []
 
     def handle(self, message: Any) -> None:
         span: Any = trace.get_current_span()
         self.handled.append((int(message.value), span.name))
+        if len(self.handled) == 3:
+            self.consumer.config["consumer_timeout_ms"] = 0  # a loop over it ends now
 
 
 def on_kafka(request: pytest.FixtureRequest, run: Any) -> None:
@@ -132,8 +134,9 @@ def shop(request: pytest.FixtureRequest, run: Any) -> None:
     seen: Captured = request.getfixturevalue("flows")
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setenv("TRACEKIT_QUIET", "true")
-    with ExitStack() as clients, bank() as url:
-        on_our_broker(request.getfixturevalue("kafka_broker"), monkeypatch, clients)
+    with ExitStack() as clients:
+        end_loops = on_our_broker(request.getfixturevalue("kafka_broker"), monkeypatch, clients)
+        url = clients.enter_context(bank(asked=end_loops))
         monkeypatch.setenv("BANK_URL", url)
         service = run({})
         assert post(service["app"], {"id": 7}) == 202
@@ -147,10 +150,16 @@ def shop(request: pytest.FixtureRequest, run: Any) -> None:
     assert [line.body for line in flow.logs if line.service.name == "billing"] == ["order 7 billed: 200"]
 
 
-def on_our_broker(broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: ExitStack) -> None:
-    """Let kafka-python's clients go to this broker, whatever address they are given."""
+def on_our_broker(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: ExitStack
+) -> Callable[[], None]:
+    """Let kafka-python's clients go to this broker, whatever address they are given.
+
+    What it gives ends the loops over the consumers, once they have handled the message that they are at.
+    """
     import kafka
 
+    consumers: list[Any] = []
     consumer_class, producer_class = kafka.KafkaConsumer, kafka.KafkaProducer
 
     def producer(**given: Any) -> Any:
@@ -159,14 +168,20 @@ def on_our_broker(broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: Exit
         return made
 
     def consumer(topic: str, **given: Any) -> Any:
-        wanted = {**given, **broker.settings, "auto_offset_reset": "earliest", "consumer_timeout_ms": 2000}
+        wanted = {**given, **broker.settings, "consumer_timeout_ms": DEADLINE_S * 1000}
         made = consumer_class(topic, **wanted)
         made.partitions_for_topic(topic)
         clients.callback(made.close)
+        consumers.append(made)
         return made
+
+    def end_loops() -> None:
+        for consumer in consumers:
+            consumer.config["consumer_timeout_ms"] = 0
 
     monkeypatch.setattr(kafka, "KafkaProducer", producer)
     monkeypatch.setattr(kafka, "KafkaConsumer", consumer)
+    return end_loops
 
 
 def post(app: Any, order: object) -> int:
@@ -182,12 +197,13 @@ def post(app: Any, order: object) -> int:
 
 
 @contextmanager
-def bank() -> Iterator[str]:
+def bank(asked: Callable[[], None] = lambda: None) -> Iterator[str]:
     """An HTTP server that takes any order, by its URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
+            asked()
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
