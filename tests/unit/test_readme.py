@@ -17,6 +17,8 @@ import json
 import logging
 import re
 import shlex
+import socket
+import subprocess
 import sys
 import textwrap
 import threading
@@ -32,7 +34,6 @@ import pytest
 from kafka import KafkaProducer
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
-from tracekit_demo.broker import embedded_broker
 
 import tracekit
 from tests.e2e.programs import listening, running
@@ -150,9 +151,7 @@ def shop(request: pytest.FixtureRequest, run: Any) -> None:
     assert [line.body for line in flow.logs if line.service.name == "billing"] == ["order 7 billed: 200"]
 
 
-def on_our_broker(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: ExitStack
-) -> Callable[[], None]:
+def on_our_broker(broker: Broker, monkeypatch: pytest.MonkeyPatch, clients: ExitStack) -> Callable[[], None]:
     """Let kafka-python's clients go to this broker, whatever address they are given.
 
     What it gives ends the loops over the consumers, once they have handled the message that they are at.
@@ -322,12 +321,12 @@ def under_pytest(request: pytest.FixtureRequest, run: Any) -> None:
         "worker": only_block("worker"),
         "test_readme": run(None)["__text__"],
     }
-    # A broker of its own, for the topic's name is fixed; with an order of somebody else, and a worker.
-    with embedded_broker(["orders"]) as broker, bank() as url:
+    # With an order of somebody else, and a worker.
+    with own_broker() as address, bank() as url:
         monkeypatch.setenv("BANK_URL", url)
         for name, text in files.items():
-            pytester.makepyfile(**{name: on(broker, text)})
-        producer = KafkaProducer(**broker.settings)
+            pytester.makepyfile(**{name: on(address, text)})
+        producer = KafkaProducer(bootstrap_servers=address)
         producer.send("orders", b'{"id": 1}')
         producer.close()
         beside = {"BANK_URL": url, "OTEL_SDK_DISABLED": "true"}
@@ -377,13 +376,13 @@ def test_an_example_does_what_the_readme_says(block: Block, request: pytest.Fixt
 def test_its_programs_run_traced_without_the_two_lines(tmp_path: Path, flow_sink: FlowSink) -> None:
     shown = "\n".join(block.text for block in BLOCKS if block.language == "sh")
     front, back = (shlex.split(line) for line in shown.splitlines() if line.startswith("tracekit run "))
-    with embedded_broker(["orders"]) as broker, bank() as bank_url, listening() as (bound, url):
+    with own_broker() as address, bank() as bank_url, listening() as (bound, url):
         for name, stage in (("app", "service"), ("worker", "worker")):
             text = re.sub(
                 r"^(import tracekit|tracekit\.configure\(.*\))\n", "", only_block(stage), flags=re.MULTILINE
             )
             assert "tracekit" not in text
-            (tmp_path / f"{name}.py").write_text(on(broker, text))
+            (tmp_path / f"{name}.py").write_text(on(address, text))
         variables = {**flow_sink.env, "BANK_URL": bank_url}
         served = [*front, "--fd", str(bound.fileno())]
         with (
@@ -402,10 +401,31 @@ def test_its_programs_run_traced_without_the_two_lines(tmp_path: Path, flow_sink
     assert "order 7 billed: 200" in [line.body for line in flow.logs]
 
 
-def on(broker: Broker, text: str) -> str:
+@contextmanager
+def own_broker() -> Iterator[str]:
+    """The broker as the README starts it, at a port that is free; its address.
+
+    Its own, for the topic's name is fixed. Unlike the one that other tests share, it lets a consumer learn
+    what partitions a topic has before the group has formed: kafka-python asks only after 0.1 s, where its
+    thread was faster than that of the program, and the mock would assign nothing for 29 s.
+    """
+    ((command, topic),) = re.findall(r"`(python -m tracekit_demo\.broker --port) 9092 (orders)`", README)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    started = [sys.executable, *shlex.split(command)[1:], port, topic]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        try:
+            address = broker.stdout.readline().strip()
+            assert address == f"localhost:{port}"
+            yield address
+        finally:
+            broker.terminate()
+
+
+def on(address: str, text: str) -> str:
     """The program with this broker in the place of the one on localhost:9092."""
-    there = f'bootstrap_servers="{broker.address}", api_version=(2, 3)'
-    return text.replace('bootstrap_servers="localhost:9092"', there)
+    return text.replace("localhost:9092", address)
 
 
 def order_at(url: str) -> int:
