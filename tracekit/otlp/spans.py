@@ -32,7 +32,7 @@ def decode_spans(body: bytes, encoding: Encoding = "protobuf") -> Decoded[Span]:
     A span is refused alone if its trace id is not 16 bytes, its span id or its parent's not 8, or its own
     are all zero. A link with such ids is left out, with a warning: SDKs write links to nothing.
     """
-    return decode(body, encoding, _SHAPE, _read)
+    return decode(body, encoding, _SHAPE, read_span)
 
 
 def encode_spans(spans: Iterable[Span], encoding: Encoding = "protobuf") -> bytes:
@@ -40,7 +40,8 @@ def encode_spans(spans: Iterable[Span], encoding: Encoding = "protobuf") -> byte
     return encode(spans, encoding, _SHAPE, lambda span: (span.service, span.scope), _write)
 
 
-def _read(message: trace_pb2.Span, service: Service, scope: str, tally: Tally) -> Span:
+def read_span(message: trace_pb2.Span, service: Service, scope: str, tally: Tally) -> Span:
+    """The span that a message holds. Raises Refused where it has no valid ids."""
     if not is_id(message.trace_id, 16):
         raise Refused("a trace_id must be 16 bytes, not all zero")
     if not is_id(message.span_id, 8):
