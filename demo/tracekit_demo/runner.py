@@ -8,7 +8,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import textwrap
@@ -22,12 +21,14 @@ from typing import TYPE_CHECKING, Final
 
 from tracekit_demo.broker import BrokerError, embedded_broker
 from tracekit_demo.client import place
+from tracekit_demo.given import DemoError, check_database, kafka_settings
+from tracekit_demo.home import Home, TakenError, default_folder
 from tracekit_demo.scenarios import MODES, Scenario, stream
 from tracekit_demo.services import CONSUMING, SERVING, ServiceError, Services
 from tracekit_demo.shop.topics import TOPICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from tracekit_demo.watch import Watch, Watched
 
@@ -42,29 +43,40 @@ _NEEDED: Final = (
     "uvicorn",
 )
 _ORDER_EVERY_S: Final = 1.0
-_REACH_S: Final = 3.0
 _TYPED_S: Final = 0.2
+_PATIENCE_S: Final = 60.0
 _RECENT: Final = 200
 _WIDTH: Final = 100
 
 
-class DemoError(RuntimeError):
-    """The demo cannot start, or not go on; the text says why, and what to do."""
+def run(
+    *,
+    once: bool,
+    kafka: str | None = None,
+    database: str | None = None,
+    data: Path | None = None,
+    fault: str | None = None,
+) -> int:
+    """Run the demo; gives the exit code.
 
-
-def run(*, once: bool, kafka: str | None = None, database: str | None = None) -> int:
-    """Run the demo; gives the exit code. `kafka`: the addresses of one; `database`: its URL."""
+    `kafka`: the addresses of one; `database`: its URL; `data`: its home, None for the default one, of
+    `once` for none that stays; `fault`: on from the start.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks our marks shows question marks
     folder = Path(tempfile.mkdtemp(prefix="tracekit-demo-"))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = 1
+    code, is_told = 1, False
     try:
         with ExitStack() as started:
             try:
-                services, watch = _start(started, folder, kafka, database)
-                code = _once(services, watch) if once else _until_interrupted(services, watch)
+                home = _home(started, folder, data, once=once)
+                if fault is not None:
+                    home.switch(fault, on=True)
+                services, watch = _start(started, folder, home, kafka, database)
+                code = _once(services, watch, fault) if once else _until_interrupted(services, watch, home)
+                is_told = fault is not None
             finally:
                 for number in before:  # who presses Ctrl-C twice gets a clean end all the same
                     signal.signal(number, signal.SIG_IGN)
@@ -76,15 +88,33 @@ def run(*, once: bool, kafka: str | None = None, database: str | None = None) ->
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code == 1 and any(log.stat().st_size for log in folder.glob("*.log")):
+    if code == 1 and not is_told and any(log.stat().st_size for log in folder.glob("*.log")):
         print(f"The services' logs are in {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
+def _home(started: ExitStack, folder: Path, data: Path | None, *, once: bool) -> Home:
+    """The directory that this demo has to itself."""
+    home = Home(folder if once and data is None else data or default_folder())
+    try:
+        started.enter_context(home.held())
+    except OSError as error:
+        raise DemoError(
+            f"{home.folder} cannot be the demo's directory: {error.strerror}. Name another: --data FOLDER"
+        ) from error
+    except TakenError as error:
+        if data is not None:
+            raise DemoError(f"--data {data}: {error}. End that one, or name another directory") from error
+        print(f"{home.folder}: {error}; this one takes {folder}, and removes it at its end")
+        home = Home(folder)
+        started.enter_context(home.held())
+    return home
+
+
 def _start(
-    started: ExitStack, folder: Path, kafka: str | None, database: str | None
+    started: ExitStack, folder: Path, home: Home, kafka: str | None, database: str | None
 ) -> tuple[Services, Watch]:
     """Everything that the first order needs; the services that only consume are still on their way."""
     if absent := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
@@ -93,7 +123,7 @@ def _start(
         )
     if database is not None:
         with _progress("database"):
-            _check_database(database)
+            check_database(database)
     # The longest way to the first order is what the services import: it begins first.
     services = started.enter_context(Services(folder, database=database))
     with _progress("collector"):
@@ -103,83 +133,21 @@ def _start(
 
         collector = started.enter_context(CollectorServer())
     with _progress(f"kafka ({kafka or 'embedded'})"):
+        if kafka:
+            broker = kafka_settings(kafka)
+        else:
+            broker = started.enter_context(embedded_broker(TOPICS)).environment
         settings = {
-            **(_given_kafka(kafka) if kafka else started.enter_context(embedded_broker(TOPICS)).environment),
+            **broker,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+            "FAULTS_FOLDER": str(home.faults_folder),
         }
     started.callback(services.end)  # while Kafka and the collector are there
     with _progress(", ".join(SERVING)):
         services.start(SERVING, settings)
         services.wait_answering(SERVING)
         services.start(CONSUMING, settings)
-    return services, Watch(collector.store)
-
-
-def _given_kafka(addresses: str) -> Mapping[str, str]:
-    """The settings for a Kafka that is there; all others are the user's own, from the environment."""
-    for address in addresses.split(","):
-        host, _, port = address.strip().rpartition(":")
-        if not host or not port.isdigit():
-            raise DemoError(f"--kafka {address!r} is no address; it looks like localhost:9092")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise DemoError(
-                f"no Kafka at {address}: {reason}. Start it, or leave --kafka away: a Kafka is on board"
-            ) from error
-    own = {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
-    settings = {**own, "KAFKA_BOOTSTRAP_SERVERS": addresses}
-    _check_kafka(settings)
-    return settings
-
-
-def _check_kafka(settings: Mapping[str, str]) -> None:
-    """Ask once as the services will, for each of them would say at length what is wrong, after 30 s."""
-    from kafka import KafkaConsumer
-    from kafka.errors import KafkaError
-
-    from tracekit_demo.shop.events import kafka_settings
-
-    address = settings["KAFKA_BOOTSTRAP_SERVERS"]
-    try:
-        KafkaConsumer(bootstrap_timeout_ms=1000 * _REACH_S, **kafka_settings(settings)).close()
-    except KafkaError as error:
-        raise DemoError(
-            f"what listens at {address} does not answer as a Kafka ({error}). "
-            "Look at --kafka, or leave it away: a Kafka is on board"
-        ) from error
-    except ValueError as error:
-        version = settings.get("KAFKA_API_VERSION")
-        raise DemoError(f"KAFKA_API_VERSION={version!r}: {error}. It looks like 2.3; or unset it") from error
-
-
-def _check_database(url: str) -> None:
-    """Connect once, for six services would each say at length what is wrong."""
-    from sqlalchemy import create_engine, make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    shown = repr(url)
-    try:
-        parsed = make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
-        if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
-            raise DemoError(f"--database {shown} is in memory, where services cannot share it. Name a file")
-        is_postgres = parsed.get_backend_name() == "postgresql"
-        engine = create_engine(parsed, connect_args={"connect_timeout": int(_REACH_S)} if is_postgres else {})
-        engine.connect().close()
-        engine.dispose()
-    except ImportError as error:
-        raise DemoError(
-            f"--database {shown}: {error}. For PostgreSQL: pip install '.[postgres]' in tracekit's clone, "
-            "and an address that begins with postgresql+psycopg://"
-        ) from error
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0].rstrip(".")
-        raise DemoError(
-            f"--database {shown}: {reason}. It looks like postgresql+psycopg://user:password@localhost/shop "
-            "or sqlite:////tmp/shop.db; without --database, SQLite files are made"
-        ) from error
+    return services, Watch(collector.store, patience_s=_PATIENCE_S)
 
 
 @contextmanager
@@ -190,8 +158,11 @@ def _progress(what: str) -> Iterator[None]:
     print(f"ok {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _once(services: Services, watch: Watch) -> int:
-    """One order in each mode; 0 if each flow is what it must be, and is so still when nothing more comes."""
+def _once(services: Services, watch: Watch, fault: str | None) -> int:
+    """One order in each mode; 0 if each flow is what it must be, and is so still when nothing more comes.
+
+    Time alone fails no flow but under a fault: a busy machine is slow too.
+    """
     done: list[Watched] = []
     for number, mode in enumerate(MODES, 1):
         _place(services, watch, number, Scenario(mode))
@@ -201,22 +172,34 @@ def _once(services: Services, watch: Watch) -> int:
         _show(watched, whole=True)
         if number == 1:
             _await_consuming(services)
-    shown = [watched.faults for watched in done]
+    shown = [watched.defects for watched in done]
     watch.settle(done)
-    for watched, faults in zip(done, shown, strict=True):
-        if watched.faults != faults:
+    for watched, defects in zip(done, shown, strict=True):
+        if watched.defects != defects:
             print(f"\n{_named(watched)}, now that nothing more comes")
             _show(watched, whole=True)
-    good = sum(not watched.faults for watched in done)
+    good = sum(not watched.defects for watched in done)
     print(f"\n{good} of {len(MODES)} flows have every edge of their mode, and no break", flush=True)
-    return 0 if good == len(MODES) else 1
+    if fault is None:
+        return 0 if good == len(MODES) else 1
+    from tracekit.flow.text import harmless
+
+    told = [(watched, remark) for watched in done for remark in watched.remarks]
+    print("What they say:" if told else f"{fault} is on, and no flow says so")
+    for watched, remark in told:
+        _say(f"  #{watched.number} {watched.scenario.mode}: {harmless(remark)}", _width())
+    return 1
 
 
-def _until_interrupted(services: Services, watch: Watch) -> int:
+def _until_interrupted(services: Services, watch: Watch, home: Home) -> int:
     """An order a second: the first flow of each mode is shown whole, the others as a line."""
     recent: deque[Watched] = deque(maxlen=_RECENT)
     next_at = time.monotonic()
+    faults: tuple[str, ...] = ()
     for number, scenario in enumerate(stream(Random(1)), 1):
+        if (now_on := home.faults_on()) != faults:
+            faults = now_on
+            print(f"faults that are on now: {', '.join(faults) or 'none'}", flush=True)
         _place(services, watch, number, scenario)
         next_at = max(next_at + _ORDER_EVERY_S, time.monotonic())
         while (left := next_at - time.monotonic()) > 0 or (number == 1 and not recent):
@@ -273,7 +256,7 @@ def _show(done: Watched, *, whole: bool) -> None:
     from tracekit.flow import render, render_line
     from tracekit.flow.text import harmless
 
-    width = shutil.get_terminal_size((_WIDTH, 0)).columns
+    width = _width()
     if whole:
         print()
     if done.flow is None:
@@ -283,9 +266,16 @@ def _show(done: Watched, *, whole: bool) -> None:
     if done.flow is not None and whole:
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(render(done.flow, width=width, color=color))
-    for fault in done.faults:
-        _say(f"  ✕ {harmless(fault)}", width)
+        for flow in done.rest:
+            print("what should follow in it, as a flow of its own:")
+            print(render(flow, width=width, color=color))
+    for said in done.said:
+        _say(f"  ✕ {harmless(said)}", width)
     sys.stdout.flush()
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((_WIDTH, 0)).columns
 
 
 def _say(line: str, width: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tracekit.flow import Knowledge, build_flow
+from tracekit.flow import Knowledge, build_flow, facts
 from tracekit.model import Kind
+from tracekit_demo import findings
 from tracekit_demo.expected import missing, strays, surplus
 
 if TYPE_CHECKING:
@@ -16,28 +18,40 @@ if TYPE_CHECKING:
     from tracekit.collector.store import Store
     from tracekit.flow import Flow
     from tracekit.model import Span
+    from tracekit_demo.expected import Edge
     from tracekit_demo.scenarios import Scenario
 
 QUIET_S: Final = 0.5
 """So long nothing may come before flows count as settled; services export every 0.2 s."""
 _LOOK_S: Final = 0.1
+_STUCK_S: Final = 1.0
+"""So long nothing may come to a flow before what should follow in it is looked for elsewhere."""
+_EARLIER: Final = 200
 
 PATIENCE_S: Final = 15.0
 
 
 @dataclass(slots=True)
 class Watched:
-    """An order that was placed, and what is known of its flow."""
+    """An order that was placed, and what is known of its flow.
+
+    `rest` are flows that hold what should have followed in this one. `remarks` is what they say of what
+    went wrong, as sentences; `is_explained` if that tells why edges are missing.
+    """
 
     number: int
     scenario: Scenario
     flow_id: str
     status: int
-    placed_at_s: float
+    changed_at_s: float
     flow: Flow | None = None
+    late_at_s: float = float("inf")
+    rest: tuple[Flow, ...] = ()
+    remarks: tuple[str, ...] = ()
+    is_explained: bool = False
 
     @property
-    def faults(self) -> tuple[str, ...]:
+    def defects(self) -> tuple[str, ...]:
         """What is wrong with it, in words; empty if the flow is what it must be."""
         scenario = self.scenario
         found = []
@@ -48,7 +62,7 @@ class Watched:
         found += [f"missing: {edge}" for edge in missing(self.flow, scenario)]
         found += [f"not expected: {edge}" for edge in surplus(self.flow, scenario)]
         found += [f"on no edge: {name}" for name in strays(self.flow)]
-        found += [f"failed: {_named(span)}" for span in self.flow.errors if not self._may_fail(span)]
+        found += [f"failed: {_named(span)}" for span in self.flow.errors if not self.may_fail(span)]
         if scenario.ending == "crashed" and not self.flow.errors:
             found.append("nothing failed")
         found += [
@@ -63,7 +77,20 @@ class Watched:
         ]
         return tuple(found)
 
-    def _may_fail(self, span: Span) -> bool:
+    @property
+    def in_queue(self) -> tuple[Edge, ...]:
+        """The edges that are missing because their message is under way, and nobody has taken it yet."""
+        if self.flow is None:
+            return ()
+        sent = {facts.destination(span.attributes) for span in self.flow.spans if facts.is_producing(span)}
+        return tuple(edge for edge in missing(self.flow, self.scenario) if edge.by in sent)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What is to be said of it: its remarks, and the defects that these do not explain."""
+        return self.remarks if self.is_explained else (*self.remarks, *self.defects)
+
+    def may_fail(self, span: Span) -> bool:
         """By convention a client that was refused has failed, and a service that refuses has not."""
         refused = self.scenario.ending in {"declined", "malformed"} and span.kind is Kind.CLIENT
         return refused or self.scenario.ending == "crashed"
@@ -80,10 +107,13 @@ class Watch:
         self._store = store
         self._patience_s = patience_s
         self._watched: list[Watched] = []
+        self._earlier: deque[findings.Handled] = deque(maxlen=_EARLIER)
 
     def add(self, number: int, scenario: Scenario, flow_id: str, status: int) -> None:
         """Watch the flow of this order."""
-        self._watched.append(Watched(number, scenario, flow_id, status, time.monotonic()))
+        now = time.monotonic()
+        late_at_s = now + self._patience_s
+        self._watched.append(Watched(number, scenario, flow_id, status, now, late_at_s=late_at_s))
 
     def next_done(self, timeout_s: float) -> Watched | None:
         """The next order whose flow is done, or for which patience has ended; None if none is in time."""
@@ -91,10 +121,10 @@ class Watch:
         while True:
             version = self._store.changes.version
             for watched in self._watched:
-                self._look_at(watched)
-                is_late = time.monotonic() - watched.placed_at_s >= self._patience_s
-                if is_late or not watched.faults:
+                if self._is_done(watched):
                     self._watched.remove(watched)
+                    if watched.flow is not None:
+                        self._earlier += findings.handled(watched.flow, watched.number)
                     return watched
             left = until - time.monotonic()
             if left <= 0:
@@ -114,7 +144,69 @@ class Watch:
         for watched in done:
             self._look_at(watched)
 
+    def _is_done(self, watched: Watched) -> bool:
+        self._look_at(watched)
+        now = time.monotonic()
+        if not watched.defects:
+            return True
+        if now >= watched.late_at_s:
+            waiting = tuple(
+                f"{edge.by} still waits for {edge.callee}, {self._patience_s:.0f} s after the order"
+                for edge in watched.in_queue
+            )
+            watched.remarks += waiting
+            watched.is_explained = watched.is_explained or bool(waiting)
+            return True
+        if watched.rest or (now - watched.changed_at_s >= _STUCK_S and not watched.in_queue):
+            self._look_elsewhere(watched)
+        return watched.is_explained and now - watched.changed_at_s >= QUIET_S
+
     def _look_at(self, watched: Watched) -> None:
-        spans = self._store.flow(watched.flow_id)
-        if spans:
-            watched.flow = build_flow(spans, watched.flow_id, known=Knowledge(is_quiet=True))
+        """Build the flow anew where spans came."""
+        flow = self._built(watched.flow_id, watched.flow)
+        if flow is not None and flow is not watched.flow:
+            watched.flow = flow
+            watched.changed_at_s = time.monotonic()
+            self._remark(watched, flow)
+
+    def _look_elsewhere(self, watched: Watched) -> None:
+        """Find what should have followed in a flow, and did not, by the id of its order."""
+        if watched.flow is None:
+            return
+        order_id = watched.flow.entry.attributes.get("order.id")
+        known = {span.trace_id for span in watched.flow.spans}
+        others = {
+            span.trace_id
+            for span in self._store.spans()
+            if order_id is not None and span.attributes.get("order.id") == order_id
+        }
+        rest = []
+        for flow_id in sorted(others - known):
+            before = next((flow for flow in watched.rest if flow.id == flow_id), None)
+            if (flow := self._built(flow_id, before)) is not None:
+                rest.append(flow)
+        if tuple(rest) != watched.rest:
+            watched.rest = tuple(rest)
+            watched.changed_at_s = time.monotonic()
+            self._remark(watched, watched.flow)
+
+    def _built(self, flow_id: str, before: Flow | None) -> Flow | None:
+        """The flow as it is now: the very same as before, where nothing came."""
+        spans = self._store.flow(flow_id)
+        if not spans or (before is not None and len(spans) == len(before.spans) and not before.open_spans):
+            return before
+        flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=True))
+        return before if flow == before else flow
+
+    def _remark(self, watched: Watched, flow: Flow) -> None:
+        causes = [
+            *findings.failures(flow, watched.may_fail, watched.status),
+            *findings.lost_context(watched.rest, missing(flow, watched.scenario)),
+        ]
+        messages = tuple(findings.handled(flow, watched.number))
+        watched.is_explained = bool(causes)
+        watched.remarks = (
+            *causes,
+            *findings.long_work(flow),
+            *findings.grown_waits(messages, [each for each in self._earlier if each.number < watched.number]),
+        )

@@ -10,15 +10,24 @@ import signal
 import subprocess
 import sys
 import termios
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import psutil
 import pytest
 from tracekit_demo.broker import embedded_broker
 from tracekit_demo.shop.topics import TOPICS
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DEMO = [sys.executable, "-m", "tracekit", "demo"]
 PATIENCE_S = 90
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A demo of a test keeps nothing in the user's own directory."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
 
 
 def test_once_shows_one_whole_flow_of_each_mode() -> None:

@@ -122,7 +122,7 @@ def test_a_flow_is_done_once_its_edges_are_there() -> None:
     done = watch.next_done(5)
 
     assert done is not None
-    assert done.faults == ()
+    assert done.defects == ()
 
 
 def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
@@ -134,7 +134,7 @@ def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
     done = watch.next_done(0)
 
     assert done is not None
-    assert done.faults == (
+    assert done.defects == (
         "the answer was 500, not 402",
         f"missing: {CHARGE}",
         "on no edge: orders POST",
@@ -179,7 +179,7 @@ def test_what_comes_too_late_and_must_not_be_there_is_found_at_the_end() -> None
     store.add_spans([span(13, "payment", "POST /charge", Kind.SERVER, 2)])
     watch.settle([done])
 
-    assert done.faults == (f"not expected: {CHARGE}",)
+    assert done.defects == (f"not expected: {CHARGE}",)
 
 
 def failing(each: Span) -> Span:
@@ -187,7 +187,7 @@ def failing(each: Span) -> Span:
 
 
 @pytest.mark.parametrize(
-    ("spans", "ending", "faults"),
+    ("spans", "ending", "defects"),
     [
         ([ENTRY, CALL, failing(CHARGED)], "declined", ("failed: payment POST /charge",)),
         ([ENTRY, failing(CALL), CHARGED], "declined", ()),
@@ -197,12 +197,12 @@ def failing(each: Span) -> Span:
     ],
 )
 def test_what_fails_is_a_fault_but_where_the_order_must_fail(
-    spans: list[Span], ending: Ending, faults: tuple[str, ...]
+    spans: list[Span], ending: Ending, defects: tuple[str, ...]
 ) -> None:
     scenario = Scenario("sync", ending)
     watched = Watched(1, scenario, TRACE, scenario.answer, 0.0, build_flow(spans))
 
-    assert watched.faults == faults
+    assert watched.defects == defects
 
 
 DOUBLE_PROCESS = replace(
@@ -229,17 +229,17 @@ def test_a_span_that_is_there_twice_is_a_fault(double: Span) -> None:
     whole = Watched(1, crashed, TRACE, 202, 0.0, build_flow(spans))
     doubled = Watched(1, crashed, TRACE, 202, 0.0, build_flow([*spans, double]))
 
-    assert whole.faults == ()
-    assert doubled.faults == (f"on no edge: {double.service.name} {double.name}",)
+    assert whole.defects == ()
+    assert doubled.defects == (f"on no edge: {double.service.name} {double.name}",)
 
 
 def test_a_message_of_whose_wait_nobody_knows_is_a_fault() -> None:
     unsent = replace(sent("order.created"), end_ns=None)
     flow = build_flow([ENTRY, unsent, failing(consumed("order.created", "payment"))])
 
-    faults = Watched(1, Scenario("async", "crashed"), TRACE, 202, 0.0, flow).faults
+    defects = Watched(1, Scenario("async", "crashed"), TRACE, 202, 0.0, flow).defects
 
-    assert faults == (
+    assert defects == (
         "nobody knows how long it waited: order.created for payment",
         "still open: orders send order.created",
     )

@@ -69,7 +69,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_flow_of_an_order_is_exactly_what_it_must_be(visit: Visit, mode: Mode, ending: Ending) -> None:
-    assert visit.done[mode, ending].faults == ()
+    assert visit.done[mode, ending].defects == ()
 
 
 def failed(flow: Flow) -> set[str]:

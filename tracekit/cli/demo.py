@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import argparse
+from pathlib import Path
+from typing import Final
 
 HELP: Final = "start a shop of six services, and watch its orders as flows"
+
+_USAGE: Final = """\
+tracekit demo [--once] [--fault NAME] [--kafka HOST:PORT] [--database URL] [--data FOLDER]
+       tracekit demo fault [NAME [off]] [--data FOLDER]"""
 
 _EPILOG: Final = """\
 An order a second is placed, over HTTP (sync), by events (async), or by both (hybrid); some are declined,
@@ -19,12 +22,27 @@ the id of its flow; in a terminal, type an order's number and Enter to see it as
 
 It needs nothing but this machine: Kafka and the databases are on board. Several may run at once, but only
 one on the same --kafka. Ctrl-C ends all of it.
+
+While it runs, `tracekit demo fault NAME` in another terminal makes something go wrong in the shop, and the
+flows say so; `tracekit demo fault` lists the faults.
 """
+
+_FAULT_EPILOG: Final = """\
+faults, and what the flows show:
+  slow-payment      the charge takes 1.8 s: the long call is on the way to the answer
+  failing-payment   the charge fails: the error, and where it came from
+  slow-consumer     notification rests after each message: the wait grows, its handler's time does not
+  dropped-headers   inventory publishes stock.reserved without headers: the break, and what follows apart
+
+Without NAME it says which are on. They end with `off`, and with the demo.
+"""
+_FAULTS: Final = ("slow-payment", "failing-payment", "slow-consumer", "dropped-headers")
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.epilog = _EPILOG
+    parser.usage = _USAGE
     parser.add_argument(
         "--once",
         action="store_true",
@@ -40,10 +58,46 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="a database of your own, postgresql+psycopg://… (default: SQLite files)",
     )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        type=Path,
+        help="the demo's directory (default: tracekit/demo in $XDG_DATA_HOME, which is ~/.local/share; "
+        "with --once: a temporary one)",
+    )
+    parser.add_argument(
+        "--fault",
+        choices=_FAULTS,
+        metavar="NAME",
+        help="with this fault from the start: " + ", ".join(_FAULTS) + "; --once then exits with 1",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="fault", title="while it runs")
+    fault = commands.add_parser(
+        "fault",
+        usage="tracekit demo fault [NAME [off]] [--data FOLDER]",
+        help="make something go wrong in the shop of the demo that runs",
+        description="make something go wrong in the shop of the demo that runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_FAULT_EPILOG,
+    )
+    fault.add_argument("name", nargs="?", choices=_FAULTS, metavar="NAME", help="which of those below")
+    fault.add_argument("state", nargs="?", choices=("on", "off"), default="on", metavar="off", help="end it")
+    fault.add_argument(
+        "--data",
+        metavar="FOLDER",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="the directory of the demo that is meant",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo until it is done, or until Ctrl-C."""
     # By name: the demo is a user of tracekit, and nothing in tracekit depends on it.
+    if args.command == "fault":
+        switch = importlib.import_module("tracekit_demo.switch").switch
+        return int(switch(args.name, on=args.state == "on", data=args.data))
     runner = importlib.import_module("tracekit_demo.runner")
-    return int(runner.run(once=args.once, kafka=args.kafka, database=args.database))
+    return int(
+        runner.run(once=args.once, kafka=args.kafka, database=args.database, data=args.data, fault=args.fault)
+    )

@@ -18,4 +18,6 @@ How it ends is decided by its content:
     card 4242               malformed: payment answers 422, or refuses the event (order.rejected)
     card 4000000000000119   crashed: payment raises, 500; as a consumer it goes on with the next event
     quantity 0              malformed, refused by orders itself: 422
+
+What goes wrong beside that is switched on from outside (see `faults`).
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer
+from opentelemetry import trace
 
 import tracekit
 from tracekit_demo.shop.events import kafka_settings
@@ -54,10 +55,20 @@ def _consumer(group: str, **more: Any) -> KafkaConsumer:
 
 
 class Worker:
-    """A thread that hands each event of some topics to its handler, one after another."""
+    """A thread that hands each event of some topics to its handler, one after another.
 
-    def __init__(self, group: str, handlers: Mapping[str, Callable[[Event], None]]) -> None:
+    `rest_s`: how many seconds to rest after each.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        handlers: Mapping[str, Callable[[Event], None]],
+        *,
+        rest_s: Callable[[], float] = lambda: 0,
+    ) -> None:
         self._handlers = handlers
+        self._rest_s = rest_s
         # The loop below ends when nothing came for this long, and looks whether it is to stop.
         self._consumer = _consumer(group, consumer_timeout_ms=_IDLE_MS)
         self._stopping = threading.Event()
@@ -83,12 +94,15 @@ class Worker:
             while not self._stopping.is_set():
                 for message in self._consumer:
                     self._handle(message)
+                    if self._stopping.wait(self._rest_s()):
+                        break
         finally:
             self._consumer.close(timeout_ms=_CLOSE_MS)
 
     def _handle(self, message: Any) -> None:
         try:
             with tracekit.process(message):
+                trace.get_current_span().set_attribute("order.id", message.value["order_id"])
                 self._handlers[message.topic](message.value)
         except Exception:
             log.exception("event failed, going on with the next", topic=message.topic, offset=message.offset)

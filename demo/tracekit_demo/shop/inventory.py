@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
 import tracekit
-from tracekit_demo.shop import database, logs, topics
+from tracekit_demo.shop import database, faults, logs, topics
 from tracekit_demo.shop.consuming import Worker
 from tracekit_demo.shop.events import Event, Publisher
 
@@ -59,7 +59,12 @@ def reserve(wanted: Reservation) -> None:
 def on_payment_authorized(event: Event) -> None:
     """Reserve, and say so."""
     reserve(Reservation.model_validate(event))
-    publisher.publish(topics.STOCK_RESERVED, event)
+    if faults.is_on(faults.DROPPED_HEADERS):
+        from tracekit_demo.shop import legacy  # it loads a client that is not needed otherwise
+
+        legacy.publish(topics.STOCK_RESERVED, event)
+    else:
+        publisher.publish(topics.STOCK_RESERVED, event)
 
 
 worker = Worker("inventory", {topics.PAYMENT_AUTHORIZED: on_payment_authorized})

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
 import tracekit
-from tracekit_demo.shop import database, logs, topics
+from tracekit_demo.shop import database, faults, logs, topics
 from tracekit_demo.shop.consuming import Worker
 from tracekit_demo.shop.events import Event, Publisher
 
@@ -24,6 +24,7 @@ logs.configure()
 log = structlog.get_logger()
 
 MAIL_SERVER_S: Final = 0.02
+THROTTLED_S: Final = 4.0
 
 tables = MetaData()
 notifications = Table(
@@ -61,8 +62,15 @@ def on_ready_to_ship(event: Event) -> None:
     publisher.publish(topics.NOTIFICATION_SENT, {"order_id": event["order_id"]})
 
 
+def rest_s() -> float:
+    """How long to rest after each event: the mail server may be one that takes a mail every few seconds."""
+    return THROTTLED_S if faults.is_on(faults.SLOW_CONSUMER) else 0
+
+
 worker = Worker(
-    "notification", {topics.STOCK_RESERVED: on_ready_to_ship, topics.ORDER_CONFIRMED: on_ready_to_ship}
+    "notification",
+    {topics.STOCK_RESERVED: on_ready_to_ship, topics.ORDER_CONFIRMED: on_ready_to_ship},
+    rest_s=rest_s,
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import httpx
 import structlog
 from fastapi import FastAPI, HTTPException, Response
+from opentelemetry import trace
 from pydantic import BaseModel, Field
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, update
 
@@ -97,6 +98,7 @@ def health() -> dict[str, str]:
 def place(order: Order, response: Response) -> dict[str, str]:
     """Place an order: 201 when all is done, 202 when the rest follows by events."""
     order_id = uuid.uuid4().hex
+    trace.get_current_span().set_attribute("order.id", order_id)
     with engine.begin() as connection:
         connection.execute(
             insert(orders).values(

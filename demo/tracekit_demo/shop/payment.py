@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
 import tracekit
-from tracekit_demo.shop import database, logs, topics
+from tracekit_demo.shop import database, faults, logs, topics
 from tracekit_demo.shop.consuming import Worker
 from tracekit_demo.shop.events import Event, Publisher
 
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 DECLINED_CARD: Final = "4000000000000002"
 CRASHING_CARD: Final = "4000000000000119"
 CARD_NETWORK_S: Final = 0.03
+SLOW_CARD_NETWORK_S: Final = 1.8
 
 tables = MetaData()
 payments = Table(
@@ -57,7 +58,9 @@ publisher = Publisher()
 
 def charge(order: Charge) -> None:
     """Charge the card and keep the receipt. Raises Declined."""
-    time.sleep(CARD_NETWORK_S)  # the card network
+    time.sleep(SLOW_CARD_NETWORK_S if faults.is_on(faults.SLOW_PAYMENT) else CARD_NETWORK_S)
+    if faults.is_on(faults.FAILING_PAYMENT):
+        raise ConnectionError("the card network hung up")
     if order.card == CRASHING_CARD:
         raise RuntimeError("the card network's answer makes no sense")
     status = "declined" if order.card == DECLINED_CARD else "charged"

@@ -1,0 +1,134 @@
+"""What a flow itself says of what went wrong, in sentences: the long work, the failure and where it came
+from, the wait that grows, the context that was lost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracekit.flow.text import duration
+from tracekit.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from tracekit.flow import Flow, Path
+    from tracekit.model import Span
+    from tracekit_demo.expected import Edge
+
+_LONG_NS: Final = 1_000_000_000
+_LONG_WAIT_NS: Final = 2_000_000_000
+_GROWN_NS: Final = 500_000_000
+_SAME_WORK_NS: Final = 100_000_000
+_EARLIER: Final = 3
+
+
+class Handled(NamedTuple):
+    """A message of an order: how long it waited for its consumer, and how long that worked on it."""
+
+    number: int
+    destination: str
+    consumer: str
+    waited_ns: int
+    worked_ns: int
+
+
+def handled(flow: Flow, number: int) -> Iterator[Handled]:
+    """The messages of the flow of this order that were handled."""
+    for edge in flow.edges:
+        if edge.wait is not None and edge.consuming.end_ns is not None:
+            worked_ns = edge.consuming.end_ns - edge.consuming.start_ns
+            yield Handled(number, edge.destination, edge.consumer, edge.wait.duration_ns, worked_ns)
+
+
+def long_work(flow: Flow) -> Iterator[str]:
+    """The work of one span that most of the response, else of the completion, was spent on."""
+    for path, until in (
+        (flow.blocking_path, "that the caller waited"),
+        (flow.completion_path, "until the order was done"),
+    ):
+        worked = _worked(path)
+        span, longest_ns = max(worked, key=lambda each: each[1], default=(flow.entry, 0))
+        whole_ns = sum(segment.duration_ns for segment in path)
+        if longest_ns >= _LONG_NS and 2 * longest_ns > whole_ns - _waited_ns(path):
+            yield f"{_named(span)} took {duration(longest_ns)} of the {duration(whole_ns)} {until}"
+            return
+
+
+def _worked(path: Path) -> list[tuple[Span, int]]:
+    spans: dict[int, Span] = {}
+    worked: defaultdict[int, int] = defaultdict(int)
+    for segment in path:
+        if segment.kind == "work":
+            spans[id(segment.span)] = segment.span
+            worked[id(segment.span)] += segment.duration_ns
+    return [(span, worked[key]) for key, span in spans.items()]
+
+
+def _waited_ns(path: Path) -> int:
+    return sum(segment.duration_ns for segment in path if segment.kind == "wait")
+
+
+def failures(flow: Flow, may_fail: Callable[[Span], bool], status: int) -> Iterator[str]:
+    """The failures from which the others came."""
+    for span in flow.errors:
+        if may_fail(span) or any(child in flow.errors for child in flow.children(span)):
+            continue
+        said = f"{_named(span)} failed: {_reason(span)}"
+        if span.kind is Kind.CONSUMER:
+            yield f"{said}; what should follow from its message did not happen"
+        else:
+            yield f"{said}; the caller got {status}"
+
+
+def _reason(span: Span) -> str:
+    """The exception, as its span tells it; else the span's own words."""
+    for event in reversed(span.events):
+        raised = [event.attributes.get(f"exception.{part}") for part in ("type", "message")]
+        if any(raised):
+            return ": ".join(str(part).split("\n", 1)[0] for part in raised if part)
+    return span.status_message or str(span.attributes.get("error.type", "it does not say why"))
+
+
+def grown_waits(messages: Iterable[Handled], earlier: Sequence[Handled]) -> Iterator[str]:
+    """Waits that are longer than those of the orders before, for a handler that takes no longer."""
+    for message in messages:
+        same = [each for each in earlier if each.consumer == message.consumer]
+        before = [each for each in same if each.destination == message.destination][-_EARLIER:] or same[-1:]
+        if (
+            not before
+            or message.waited_ns < max(_LONG_WAIT_NS, before[-1].waited_ns + _GROWN_NS)
+            or message.worked_ns > 2 * max(each.worked_ns for each in before) + _SAME_WORK_NS
+        ):
+            continue
+        waits = ", ".join(
+            f"{duration(each.waited_ns)} (#{each.number}"
+            f"{'' if each.destination == message.destination else f', {each.destination}'})"
+            for each in before
+        )
+        yield (
+            f"{message.destination} waited {duration(message.waited_ns)} for {message.consumer}, before that "
+            f"{waits}; its handler took {duration(message.worked_ns)}, before that "
+            f"{duration(before[-1].worked_ns)}: messages come faster than {message.consumer} takes them"
+        )
+
+
+def lost_context(rest: Iterable[Flow], lost: Iterable[Edge]) -> Iterator[str]:
+    """Where what followed begins a flow of its own, with the break's code, its evidence and its cure.
+
+    `lost`: the edges that are missing.
+    """
+    callers = {edge.callee: edge.caller for edge in lost}
+    for flow in rest:
+        for each in flow.breaks:
+            if each.at is flow.entry:
+                caller = callers.get(_named(each.at))
+                after = f", after {caller}" if caller else ""
+                yield (
+                    f"{each.reason} at {_named(each.at)}{after}: {each.evidence} "
+                    f"What follows is a flow of its own, {flow.id[:8]}, found by its order.id. {each.cure}"
+                )
+
+
+def _named(span: Span) -> str:
+    return f"{span.service.name} {span.name}"
