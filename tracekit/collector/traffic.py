@@ -195,12 +195,16 @@ class Traffic:
         minute = min(moment_ns, now_ns) // MINUTE_NS
         if minute < _oldest(now_ns):
             return None
-        counters = self._minutes.setdefault(minute, Counter())
-        if len(counters) >= self._max_counters and key not in counters:
+        counters = self._minutes.get(minute)
+        if counters is None:
+            counters = self._minutes[minute] = Counter()
+        count = counters[key]
+        if not count and len(counters) >= self._max_counters:
             self._omitted += 1
             return None
-        counters[key] += 1
-        self._first_ns = min(self._first_ns or now_ns, moment_ns, now_ns)
+        counters[key] = count + 1
+        if self._first_ns is None or moment_ns < self._first_ns:
+            self._first_ns = min(moment_ns, now_ns)
         # Flows give the same things again and again: kept once, they take eight bytes each.
         if len(self._interned) > self._max_counters:
             self._interned.clear()
@@ -221,15 +225,15 @@ def _of_span(span: Span) -> Iterator[_Key]:
     yield of, "span", ""
     if span.status is Status.ERROR:
         yield of, "error", ""
-    is_request = span.kind is Kind.SERVER
-    if is_request:
+    operation = facts.operation(span)
+    if span.kind is Kind.SERVER:
         yield of, "request", ""
     if span.end_ns is not None and (
-        is_request or (facts.is_consuming(span) and facts.operation(span) != "receive")
+        span.kind is Kind.SERVER or (facts.is_consuming(span) and operation != "receive")
     ):
         yield of, "duration", _bucket(span.end_ns - span.start_ns)
     # A message's creation is no sending yet; and a relay sends what another one created.
-    if facts.operation(span) == "send" or (not facts.operation(span) and facts.is_producing(span)):
+    if operation == "send" or (not operation and span.kind is Kind.PRODUCER):
         destination = facts.destination(span.attributes)
         system = facts.text(span.attributes, semconv.MESSAGING_SYSTEM)
         if destination:
