@@ -1,45 +1,30 @@
-"""Views: flows, log lines and what else the collector knows, as JSON-ready dicts. Pure.
+"""Views: flows and their log lines as JSON. Pure.
 
-Lengths of time (`…_ns`) are numbers; moments (`start_ns`, `end_ns`, `time_ns`, `oldest_ns`) are decimal
-strings, as in OTLP JSON: JavaScript has no whole numbers so large. So are attributes beyond 2**53.
+Lengths of time (`…_ns`) are numbers; moments (`start_ns`, `end_ns`, `time_ns`) are decimal strings, as in
+OTLP JSON: JavaScript has no whole numbers so large. So are attributes beyond 2**53.
 
-Bounds: a text has at most `MAX_TEXT` characters, and says how many it had; a list or a map in a value
-`MAX_ITEMS` items, four deep; one span or line about `MAX_RECORD` characters; all spans of a flow, or
-all its lines, about `MAX_TOTAL`. A flow shows at most `MAX_SPANS` spans, as many edges and path segments, and
-`MAX_BREAKS` breaks. What was left out is counted.
+Bounds, beside those of what others wrote (`cut`): a flow shows at most `MAX_SPANS` spans, as many edges and
+path segments, and `MAX_BREAKS` breaks; its log are at most `MAX_LINES` lines. What was left out is counted.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from tracekit.collector.cut import Cut, shown
 from tracekit.flow.labels import labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tracekit.collector.archive import Built, Page, Summary
+    from tracekit.collector.cut import Json, Object
     from tracekit.flow import Flow, Path, Wait
-    from tracekit.model import Attributes, LogLine, Span, Value
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
-Object: TypeAlias = dict[str, Json]
+    from tracekit.model import LogLine, Span
 
 MAX_SPANS: Final = 1_000
 MAX_LINES: Final = 1_000
 MAX_BREAKS: Final = 100
-MAX_TEXT: Final = 1_024
-MAX_ITEMS: Final = 32
-MAX_ATTRIBUTES: Final = 128
-MAX_RECORD: Final = 32 * 1024
-MAX_TOTAL: Final = 2 * 1024 * 1024
-_DEEPEST: Final = 4
-_SAFE: Final = 2**53
-"""JavaScript's numbers are whole up to here."""
-
-R = TypeVar("R")
 
 
 def page(found: Page) -> Object:
@@ -49,7 +34,7 @@ def page(found: Page) -> Object:
 
 def summary(flow: Summary) -> Object:
     """One flow in a line, by the names that `archive.Summary` has; `omitted` names are not shown."""
-    cut = _Cut()
+    cut = Cut()
     found: Object = {
         "id": flow.id,
         "name": cut.text(flow.name),
@@ -79,10 +64,10 @@ def flow(built: Built) -> Object:
     flow = built.flow
     named = labels(flow.tree)
 
-    def view(place: int, span: Span, cut: _Cut) -> Object:
+    def view(place: int, span: Span, cut: Cut) -> Object:
         return {"parent": flow.tree.parents[place], "label": cut.text(named[place]), **_span(span, cut)}
 
-    spans = _shown(flow.spans, MAX_SPANS, view)
+    spans = shown(flow.spans, MAX_SPANS, view)
     edges, breaks = _edges(flow), _breaks(flow)
     return {
         "summary": summary(built.summary),
@@ -104,24 +89,11 @@ def flow(built: Built) -> Object:
 
 def logs(lines: Sequence[LogLine]) -> Object:
     """Log lines, and how many there were besides."""
-    shown = _shown(lines, MAX_LINES, lambda _, line, cut: _line(line, cut))
-    return {"logs": shown, "omitted": len(lines) - len(shown)}
+    some = shown(lines, MAX_LINES, lambda _, line, cut: _line(line, cut))
+    return {"logs": some, "omitted": len(lines) - len(some)}
 
 
-def _shown(records: Sequence[R], most: int, view: Callable[[int, R, _Cut], Object]) -> list[Json]:
-    """The first of these records, so many at most, and about `MAX_TOTAL` characters together."""
-    shown: list[Json] = []
-    room = MAX_TOTAL
-    for place, record in enumerate(records[:most]):
-        cut = _Cut()
-        shown.append(view(place, record, cut))
-        room -= MAX_RECORD - cut.room
-        if room < 0:
-            break
-    return shown
-
-
-def _span(span: Span, cut: _Cut) -> Object:
+def _span(span: Span, cut: Cut) -> Object:
     found: Object = {
         "trace_id": span.trace_id,
         "span_id": span.span_id,
@@ -158,7 +130,7 @@ def _span(span: Span, cut: _Cut) -> Object:
     return found
 
 
-def _line(line: LogLine, cut: _Cut) -> Object:
+def _line(line: LogLine, cut: Cut) -> Object:
     found: Object = {
         "time_ns": str(line.time_ns),
         "severity": line.severity,
@@ -239,55 +211,4 @@ def _places(records: Sequence[object]) -> Mapping[int, int]:
 
 
 def _short(text: str) -> str:
-    return _Cut().text(text)
-
-
-class _Cut:
-    """Makes the values of one record small; `omitted` counts what it left out of lists and maps."""
-
-    def __init__(self) -> None:
-        self.room = MAX_RECORD
-        self.omitted = 0
-
-    def text(self, text: str) -> str:
-        """The text; its beginning and its length, where it is too long."""
-        most = min(MAX_TEXT, max(self.room, 64))
-        self.room -= min(len(text), most) + 8
-        return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
-
-    def texts(self, texts: Sequence[str]) -> list[Json]:
-        return [self.text(text) for text in self.items(texts)]
-
-    def items(self, items: Sequence[R]) -> Sequence[R]:
-        """The first of them, none where there is no room left."""
-        shown = items[: MAX_ITEMS if self.room > 0 else 0]
-        self.omitted += len(items) - len(shown)
-        return shown
-
-    def attributes(self, attributes: Attributes, most: int = MAX_ATTRIBUTES, deep: int = 0) -> Object:
-        found: Object = {}
-        for key, value in attributes.items():
-            if len(found) == most or self.room <= 0:
-                break
-            found[self.text(key)] = self.value(value, deep)
-        self.omitted += len(attributes) - len(found)
-        return found
-
-    def value(self, value: Value, deep: int = 0) -> Json:
-        if isinstance(value, str):
-            return self.text(value)
-        self.room -= 8
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int):
-            return value if abs(value) <= _SAFE else str(value)
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
-        if isinstance(value, bytes):
-            return self.text(value.hex())
-        if deep == _DEEPEST:
-            self.omitted += 1
-            return "…"
-        if isinstance(value, Mapping):
-            return self.attributes(value, MAX_ITEMS, deep + 1)
-        return [self.value(item, deep + 1) for item in self.items(value)]
+    return Cut().text(text)

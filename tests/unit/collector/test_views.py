@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracekit.collector import views
+from tracekit.collector import cut, views
 from tracekit.collector.archive import Built, Page, Summary
 from tracekit.flow import Flow, build_flow
 from tracekit.model import Event, Link, LogLine, Service
@@ -195,7 +195,7 @@ def test_a_span_with_too_much_is_cut_and_says_so() -> None:
     assert isinstance(spans, list)
     shown = len(spans[0]["attributes"]) + len(spans[0]["events"])
     assert shown + spans[0]["omitted"] == 1000
-    assert len(json.dumps(spans[0])) < 2 * views.MAX_RECORD
+    assert len(json.dumps(spans[0])) < 2 * cut.MAX_RECORD
 
 
 def test_a_flow_with_too_many_spans_is_cut_and_says_so() -> None:
@@ -218,7 +218,7 @@ def test_a_flow_with_fat_spans_stays_small() -> None:
 
     found = seen(flow)
 
-    assert len(json.dumps(found)) < 2 * views.MAX_TOTAL
+    assert len(json.dumps(found)) < 2 * cut.MAX_TOTAL
     spans, omitted = found["spans"], found["omitted"]
     assert isinstance(spans, list)
     assert isinstance(omitted, dict)
