@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -70,7 +71,8 @@ ROWS: Final = (
     Row("answered, median", "ms"),
     Row("answered, 99 of 100", "ms"),
     Row("told to come again", "answers"),
-    Row("all analysed after", "s"),
+    Row("analysed after", "s"),
+    Row("not analysed by then", "flows"),
     Row("resident at the end", "MB", 150, 150),
     Row("resident at most", "MB"),
     Row("on disk", "B/span", 80, 80),
@@ -84,7 +86,13 @@ ROWS: Final = (
     Row("resident after that", "MB", 150, 150),
 )
 
-_UNITS: Final = {"spans/s": "{:,.0f}", "answers": "{:,.0f}", "MB": "{:,.0f}", "B/span": "{:.0f}"}
+_UNITS: Final = {
+    "spans/s": "{:,.0f}",
+    "answers": "{:,.0f}",
+    "flows": "{:,.0f}",
+    "MB": "{:,.0f}",
+    "B/span": "{:.0f}",
+}
 
 
 def measure(spans: int, *, with_peers: bool = True, profile: Path | None = None) -> int:
@@ -149,7 +157,7 @@ def _tracekit(load: Load, folder: Path, core: int | None, profile: Path | None) 
         if server.api:
             with closing(Asking(server.api)) as api:
                 api.get("/api/status")
-                figures["starts again in"] = time.perf_counter() - began
+                figures["starts again in"] = _since(began)
                 _last(api, "", load)
         figures["resident after that"] = server.resident / _MB
     return figures
@@ -158,17 +166,19 @@ def _tracekit(load: Load, folder: Path, core: int | None, profile: Path | None) 
 def _asked(api: Asking, load: Load) -> dict[str, float]:
     figures = {}
     began = time.perf_counter()
-    while json.loads(api.get("/api/status")[1])["unanalysed"]:
-        if time.perf_counter() - began > _SETTLES_S:
-            break
+    while (left := json.loads(api.get("/api/status")[1])["unanalysed"]) and _since(began) < _SETTLES_S:
         time.sleep(0.1)
-    figures["all analysed after"] = time.perf_counter() - began
+    figures |= {"analysed after": _since(began), "not analysed by then": left}
     for name, query in QUERIES.items():
         _say(f"tracekit finds {name}")
         _note(figures, f"last {LAST}, {name}", [_last(api, query, load) for _ in range(_TIMES)])
     _say("tracekit looks flows up")
     _note(figures, "one flow", [_one(api, flow_id) for flow_id in _drawn(load)])
     return figures
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
 
 
 def _drawn(load: Load) -> list[str]:
@@ -228,7 +238,7 @@ def _resident(server: Server) -> dict[str, float]:
 
 def _on_disk(folder: Path, load: Load) -> dict[str, float]:
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    index = sum(size for path, size in sizes.items() if ".sqlite" in path.name)
+    index = sum(size for path, size in sizes.items() if path.name.startswith("index"))
     whole = sum(sizes.values())
     return {
         "on disk": whole / load.spans,
@@ -245,15 +255,9 @@ def _jaeger(program: str, kept: Kept, load: Load, folder: Path, core: int | None
         _say(f"Jaeger on {kept} takes them in")
         figures = _taken_in(load, server)
         _say(f"Jaeger on {kept} finds")
-        until_ns = load.began_ns + 3_600_000_000_000
-        asked = {
-            "query.service_name": "orders",
-            "query.start_time_min": _rfc3339(load.began_ns),
-            "query.start_time_max": _rfc3339(until_ns),
-            "query.num_traces": LAST,
-        }
-        path = f"/api/v3/traces?{urlencode(asked)}"
-        _note(figures, f"last {LAST}, a service", [api.get(path)[0] for _ in range(_PEER_TIMES)])
+        for name, more in {"a service": {}, "errors": {"query.attributes": '{"error":"true"}'}}.items():
+            path = f"/api/v3/traces?{urlencode({**_jaeger_query(load), **more})}"
+            _note(figures, f"last {LAST}, {name}", [_traces(api, path) for _ in range(_PEER_TIMES)])
         _note(figures, "one flow", [api.get(f"/api/v3/traces/{each}")[0] for each in _drawn(load)])
         figures |= _resident(server)
     if kept == "badger":
@@ -264,9 +268,26 @@ def _jaeger(program: str, kept: Kept, load: Load, folder: Path, core: int | None
             closing(Asking(server.api)) as api,
         ):
             api.get(f"/api/v3/traces/{load.flow_id(0)}")
-            figures["starts again in"] = time.perf_counter() - began
+            figures["starts again in"] = _since(began)
             figures["resident after that"] = server.resident / _MB
     return figures
+
+
+def _jaeger_query(load: Load) -> dict[str, object]:
+    return {
+        "query.service_name": "orders",
+        "query.start_time_min": _rfc3339(load.began_ns),
+        "query.start_time_max": _rfc3339(load.began_ns + 3_600_000_000_000),
+        "query.num_traces": LAST,
+    }
+
+
+def _traces(api: Asking, path: str) -> float:
+    seconds, said = api.get(path)
+    found = len(set(re.findall(rb'"traceId":"(\w+)"', said)))
+    if found < LAST:
+        raise RuntimeError(f"{path} found {found} traces, not {LAST}")
+    return seconds
 
 
 def _rfc3339(moment_ns: int) -> str:
@@ -274,21 +295,20 @@ def _rfc3339(moment_ns: int) -> str:
 
 
 def _print(figures: dict[str, dict[str, float]]) -> None:
-    """The table, and how each peer compares."""
+    """The table. Behind a peer's figure: ours divided by it."""
     names = list(figures)
-    print("".join([f"{'':<36}", *(f"{name:>16}" for name in names), f"{'aim':>10}{'floor':>10}"]))
+    ours = figures["tracekit"]
+    print("".join([f"{'':<44}", *(f"{name:>20}" for name in names), f"{'aim':>10}{'floor':>10}"]))
     for row in ROWS:
         cells = [_cell(row, figures[name].get(row.name)) for name in names]
+        for place, name in enumerate(names[1:], 1):
+            if figures[name].get(row.name) and row.name in ours:
+                cells[place] += f" ({ours[row.name] / figures[name][row.name]:.2f})"
         if any(cells):
             wanted = f"{_cell(row, row.aim):>10}{_cell(row, row.floor):>10}"
-            print(f"  {f'{row.name} ({row.unit})':<34}" + "".join(f"{cell:>16}" for cell in cells) + wanted)
-    ours = figures["tracekit"]
-    for name in names[1:]:
-        shared = [
-            row.name for row in ROWS if row.floor and ours.get(row.name) and figures[name].get(row.name)
-        ]
-        ratios = ", ".join(f"{each} {ours[each] / figures[name][each]:.2f}" for each in shared)
-        print(f"tracekit / {name}: {ratios}")
+            print(f"  {f'{row.name} ({row.unit})':<42}" + "".join(f"{cell:>20}" for cell in cells) + wanted)
+    if names[1:]:
+        print("In brackets: what tracekit has, divided by what it has.")
 
 
 def _cell(row: Row, value: float | None) -> str:
