@@ -164,7 +164,7 @@ def _tracekit(load: Load, folder: Path, core: int | None, profile: Path | None) 
 
 
 def _asked(api: Asking, load: Load) -> dict[str, float]:
-    figures = {}
+    figures: dict[str, float] = {}
     began = time.perf_counter()
     while (left := json.loads(api.get("/api/status")[1])["unanalysed"]) and _since(began) < _SETTLES_S:
         time.sleep(0.1)
