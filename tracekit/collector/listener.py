@@ -52,7 +52,7 @@ class Listener:
             backlog=_BACKLOG,
             lifespan="off",
             ws="none",
-            loop="asyncio",
+            loop="auto",  # uvloop where it is: a third less
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -71,7 +71,8 @@ class Listener:
 
     def _run(self, listening: socket.socket, ready: Future[None]) -> None:
         try:
-            asyncio.run(self._server.serve([listening]))
+            with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
+                runner.run(self._server.serve([listening]))
         except BaseException as error:
             if ready.done():
                 raise
@@ -113,8 +114,7 @@ class _Connection(HttpToolsProtocol):
         self._pending = 0  # bytes since the last piece of a body, or the last request
         self._is_whole = False  # the request that came last
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         seats = self._seats
         if len(self.connections) >= seats.most:
             seats.refused += 1
@@ -244,7 +244,7 @@ class _Server(uvicorn.Server):
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_GRACE_S)
         # Not cancelled, for uvicorn would log that as an error: with their connections gone they end. What
-        # does not, within another second, is left to `asyncio.run`.
+        # does not, within another second, the end of the loop cancels.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if self.server_state.tasks:
