@@ -15,20 +15,21 @@ import json
 import pstats
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from tracekit.collector.memory import MemoryStore
 from tracekit.collector.server import CollectorServer
 
 
-def _store(folder: Path) -> Any:
+def _server(folder: Path, ends: ExitStack) -> CollectorServer:
     try:
         disk = importlib.import_module("tracekit.collector.disk")
+        api = importlib.import_module("tracekit.collector.api")
     except ImportError:
-        return nullcontext(MemoryStore())
-    return disk.DiskStore(folder)
+        return CollectorServer(MemoryStore())
+    store = ends.enter_context(disk.DiskStore(folder))
+    return CollectorServer(store, pages=api.create_api(store))
 
 
 def main() -> None:
@@ -44,8 +45,10 @@ def main() -> None:
 
     if arguments.profile:
         threading.setprofile(begin)
-    with _store(arguments.folder) as store, CollectorServer(store) as server:
-        print(json.dumps({"otlp": server.http_endpoint, "api": ""}), flush=True)
+    with ExitStack() as ends:
+        server = ends.enter_context(_server(arguments.folder, ends))
+        api = server.pages_endpoint if server.pages_port else ""
+        print(json.dumps({"otlp": server.http_endpoint, "api": api}), flush=True)
         sys.stdin.read()
     if profiles:
         pstats.Stats(*profiles).dump_stats(arguments.profile)
