@@ -46,6 +46,7 @@ _ORDER_EVERY_S: Final = 1.0
 _TYPED_S: Final = 0.2
 _PATIENCE_S: Final = 60.0
 _RECENT: Final = 200
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _WIDTH: Final = 100
 
 
@@ -64,9 +65,17 @@ def run(
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks our marks shows question marks
-    folder = Path(tempfile.mkdtemp(prefix="tracekit-demo-"))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(once, kafka, database, data, fault)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(once: bool, kafka: str | None, database: str | None, data: Path | None, fault: str | None) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="tracekit-demo-"))
     code, is_told = 1, False
     try:
         with ExitStack() as started:
@@ -78,16 +87,13 @@ def run(
                 code = _once(services, watch, fault) if once else _until_interrupted(services, watch, home)
                 is_told = fault is not None
             finally:
-                for number in before:  # who presses Ctrl-C twice gets a clean end all the same
+                for number in _SIGNALS:  # who presses Ctrl-C twice gets a clean end all the same
                     signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         code = 130 if once else 0
         print("\nended")
     except (BrokerError, DemoError, ServiceError) as error:
         print(f"\ntracekit demo: {error}", file=sys.stderr)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if code == 1 and not is_told and any(log.stat().st_size for log in folder.glob("*.log")):
         print(f"The services' logs are in {folder}", file=sys.stderr)
     else:

@@ -89,6 +89,19 @@ def test_ctrl_c_ends_everything_at_any_moment_of_the_start(said: str) -> None:
     assert psutil.wait_procs(children, PATIENCE_S)[1] == []
 
 
+def test_ctrl_c_once_more_when_all_has_ended_changes_nothing() -> None:
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.read(len("starting collector")) == "starting collector"
+        demo.send_signal(signal.SIGINT)
+        said = list(iter(demo.stdout.readline, "ended\n"))
+        while demo.poll() is None:
+            demo.send_signal(signal.SIGINT)
+        rest, errors = demo.communicate(timeout=PATIENCE_S)
+
+    assert (demo.returncode, rest, errors) == (0, "", ""), said
+
+
 def test_two_demos_at_once_do_not_disturb_each_other() -> None:
     both = [subprocess.Popen([*DEMO, "--once"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [demo.communicate(timeout=PATIENCE_S)[0] for demo in both]

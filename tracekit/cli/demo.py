@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
         switch = importlib.import_module("tracekit_demo.switch").switch
         return int(switch(args.name, on=args.state == "on", data=args.data))
     runner = importlib.import_module("tracekit_demo.runner")
-    return int(
-        runner.run(once=args.once, kafka=args.kafka, database=args.database, data=args.data, fault=args.fault)
-    )
+    try:
+        return int(
+            runner.run(
+                once=args.once, kafka=args.kafka, database=args.database, data=args.data, fault=args.fault
+            )
+        )
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all has ended; Python itself needs a moment yet
