@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import re
+import resource
 import socket
+import subprocess
+import sys
 import threading
+from collections import Counter
 from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import grpc
+import psutil
 import pytest
+from google.protobuf import json_format
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # its stubs lack py.typed
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 
 from tracekit.collector.memory import MemoryStore
-from tracekit.collector.server import CollectorError, CollectorServer
+from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer
 from tracekit.model import Span
 from tracekit.otlp import encode_spans
 
@@ -22,7 +33,10 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-GOOD = encode_spans([Span("1" * 32, "2" * 16, "send orders", 1, 2)])
+    from tracekit.otlp import Encoding
+
+SPANS = [Span("1" * 32, "2" * 16, "send orders", 1, 2)]
+GOOD = encode_spans(SPANS)
 HEAD = b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-protobuf\r\n"
 WHOLE = HEAD + b"content-length: %d\r\n\r\n" % len(GOOD) + GOOD
 
@@ -303,3 +317,157 @@ def test_a_page_that_nobody_reads_is_cut_off() -> None:
 def test_a_page_that_goes_on_is_not_cut_off() -> None:
     with CollectorServer(pages=Pages(), request_timeout_s=1) as collector:
         assert get(collector, "/events") == b"." * 15 + b"/events"
+
+
+# Answers in OTLP's own words
+
+
+class FullDisk(MemoryStore):
+    def add_spans(self, spans: Sequence[Span]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def post(
+    collector: CollectorServer, body: bytes, content_type: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", collector.http_port, timeout=30)
+    connection.request("POST", "/v1/traces", body, {"content-type": content_type})
+    answer = connection.getresponse()
+    read = answer.read()
+    connection.close()
+    return answer, read
+
+
+@pytest.mark.parametrize("content_type", ["application/x-protobuf", "application/json"])
+def test_a_full_disk_is_a_503_that_says_when_to_come_again(content_type: str) -> None:
+    with CollectorServer(FullDisk()) as collector:
+        encoding: Encoding = "json" if content_type.endswith("json") else "protobuf"
+        answer, body = post(collector, encode_spans(SPANS, encoding), content_type)
+
+    status = Status.FromString(body) if encoding == "protobuf" else json_format.Parse(body, Status())
+    retry = RetryInfo()
+    assert status.details[0].Unpack(retry)
+    assert (answer.status, answer.getheader("content-type")) == (503, content_type)
+    assert (answer.getheader("retry-after"), retry.retry_delay.seconds) == ("2", 2)
+    assert (status.code, "No space left on device" in status.message) == (14, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "answer"),
+    [(b"", "application/x-protobuf", b""), (b"{}", "application/json", b"{}")],
+)
+def test_a_request_that_holds_nothing_is_a_success(body: bytes, content_type: str, answer: bytes) -> None:
+    with CollectorServer() as collector:
+        answered, read = post(collector, body, content_type)
+
+        assert (answered.status, read) == (200, answer)
+
+
+def retry_of(error: grpc.RpcError) -> int:
+    """After how many seconds a failed call may be sent again; 0 where it must not."""
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    retry = RetryInfo()
+    if (status := Status.FromString(details)).details:
+        status.details[0].Unpack(retry)
+    assert status.code == error.code().value[0]
+    return int(retry.retry_delay.seconds)
+
+
+def test_a_full_disk_over_grpc_is_unavailable_and_says_when_to_come_again() -> None:
+    with CollectorServer(FullDisk()) as collector, channel(collector) as export:
+        with pytest.raises(grpc.RpcError) as full:
+            export(GOOD)
+        with pytest.raises(grpc.RpcError) as unreadable:
+            export(b"\xff")
+
+        assert (full.value.code(), retry_of(full.value)) == (grpc.StatusCode.UNAVAILABLE, 2)
+        assert (unreadable.value.code(), retry_of(unreadable.value)) == (grpc.StatusCode.INVALID_ARGUMENT, 0)
+
+
+@contextmanager
+def channel(collector: CollectorServer) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+    with grpc.insecure_channel(
+        f"127.0.0.1:{collector.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as opened:
+        yield opened.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+
+
+def test_calls_over_grpc_that_do_not_fit_in_are_told_to_come_again_at_once() -> None:
+    with CollectorServer(BlockedStore()) as collector, ExitStack() as opened:
+        exports = [opened.enter_context(channel(collector)) for _ in range(3)]
+        calls = [export.future(GOOD, timeout=60) for export in exports for _ in range(45)]
+        refused = [call for _, call in zip(range(31), as_completed(calls), strict=False)]
+        blocked(collector).go_on.set()
+
+        # Four had a thread, a hundred waited for one.
+        codes = Counter(call.code() for call in calls)
+        assert {retry_of(call) for call in refused} == {2}
+    assert codes == {grpc.StatusCode.OK: 104, grpc.StatusCode.UNAVAILABLE: 31}
+
+
+def as_completed(calls: list[grpc.Future]) -> Iterator[grpc.Future]:
+    done: SimpleQueue[grpc.Future] = SimpleQueue()
+    for call in calls:
+        call.add_done_callback(done.put)
+    for _ in calls:
+        yield done.get(timeout=30)
+
+
+# A thousand connections
+
+CROWD = """
+import resource, socket, sys
+port, number = int(sys.argv[1]), int(sys.argv[2])
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+senders = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(number)]
+for at, sender in enumerate(senders):
+    try:
+        sender.sendall(b"POST /v1/traces HTTP/1.1\\r\\n"[: at % 20])
+    except ConnectionError:
+        pass
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_among_a_thousand_connections_senders_that_behave_get_through() -> None:
+    with (
+        CollectorServer() as collector,
+        subprocess.Popen(
+            [sys.executable, "-c", CROWD, str(collector.http_port), "1000"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as crowd,
+    ):
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == b"there\n"
+        for _ in range(3):
+            with connected(collector.http_port) as sender:
+                sender.sendall(WHOLE)
+                assert statuses(sender, 1) == [200]
+        open_now = [found for found in psutil.Process().net_connections() if found.status == "ESTABLISHED"]
+        here = [found for found in open_now if found.laddr.port == collector.http_port]
+        assert len(here) <= MAX_CONNECTIONS
+        crowd.communicate(timeout=30)
+
+
+def test_a_process_of_its_own_may_have_more_connections() -> None:
+    script = (
+        "import resource; from tracekit.collector.server import connections_alone;"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
+        "print(connections_alone(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script.format(soft=soft, hard=hard)], capture_output=True, check=True
+        ).stdout.split()
+        for soft, hard in ((512, "hard"), (512, 1024))
+    ]
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert said[0] == (
+        [b"1000", b"8192"] if hard < 0 or hard >= 8192 else [b"%d" % ((hard - 250) // 3), b"%d" % hard]
+    )
+    assert said[1] == [b"258", b"1024"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 from typing import TYPE_CHECKING, Final, Self
 
@@ -21,10 +22,26 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS: Final = 250  # of each kind: many a process may open 1,024 files in all
 REQUEST_TIMEOUT_S: Final = 30
+_MAX_CONNECTIONS_ALONE: Final = 1000
+_FILES: Final = 8192
+_OTHER_FILES: Final = 250  # the store's, the listeners' own, and those accepted in place of others
 
 
 class CollectorError(RuntimeError):
     """The collector could not start; the text says why, and what to do."""
+
+
+def connections_alone() -> int:
+    """How many connections of each kind a process may have that does nothing else: 1,000 at most.
+
+    Raises its limit of open files for that, as far as it may.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _FILES:
+        soft = _FILES if hard < 0 else min(_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files = _FILES if soft < 0 else soft
+    return max(1, min(_MAX_CONNECTIONS_ALONE, (files - _OTHER_FILES) // 3))
 
 
 class CollectorServer:
