@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracekit.collector.disk import DiskStore
 from tracekit.collector.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
 from tracekit.collector.store import Counts, Store
 from tracekit.flow import build_flows
 from tracekit.model import Kind, Link, LogLine, Metric, Point, Service, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SOON_S = 30.0  # a bound for what happens at once
 
@@ -26,12 +30,32 @@ class MakeStore(Protocol):
     def __call__(self, *, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> Store: ...
 
 
-STORES: dict[str, MakeStore] = {"memory": MemoryStore}
+Making: TypeAlias = "Callable[[], AbstractContextManager[Store]]"
+
+
+@contextmanager
+def memory_store() -> Iterator[Store]:
+    yield MemoryStore()
+
+
+@contextmanager
+def disk_store() -> Iterator[Store]:
+    with TemporaryDirectory() as folder, DiskStore(Path(folder)) as store:
+        yield store
+
+
+STORES: dict[str, Making] = {"memory": memory_store, "disk": disk_store}
 
 
 @pytest.fixture(params=STORES)
-def make_store(request: pytest.FixtureRequest) -> MakeStore:
-    return STORES[request.param]
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with STORES[request.param]() as made:
+        yield made
+
+
+@pytest.fixture
+def make_store() -> MakeStore:
+    return MemoryStore
 
 
 def span(
@@ -76,17 +100,14 @@ def names(spans: Sequence[Span]) -> set[str]:
     return {found.name for found in spans}
 
 
-def test_an_empty_store_has_nothing(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_an_empty_store_has_nothing(store: Store) -> None:
     assert not any(
         (store.spans(), store.trace("1" * 32), store.flow("1" * 32), store.logs(), store.metrics())
     )
     assert store.counts() == {"traces": Counts(), "logs": Counts(), "metrics": Counts()}
 
 
-def test_spans_are_read_trace_by_trace_the_oldest_trace_first(make_store: MakeStore) -> None:
-    store = make_store()
+def test_spans_are_read_trace_by_trace_the_oldest_trace_first(store: Store) -> None:
     first, other, second = span("2", "1"), span("1", "1"), span("2", "2")
 
     store.add_spans([first, other])
@@ -96,9 +117,7 @@ def test_spans_are_read_trace_by_trace_the_oldest_trace_first(make_store: MakeSt
     assert (*store.trace("2" * 32),) == (first, second)
 
 
-def test_log_lines_and_metrics_are_read_in_order_of_arrival(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_log_lines_and_metrics_are_read_in_order_of_arrival(store: Store) -> None:
     store.add_logs([line("b"), line("a")])
     store.add_metrics([metric("b"), metric("a")])
 
@@ -106,19 +125,25 @@ def test_log_lines_and_metrics_are_read_in_order_of_arrival(make_store: MakeStor
     assert (*store.metrics(),) == (metric("b"), metric("a"))
 
 
-def test_a_span_sent_again_is_kept_once(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_span_sent_again_is_kept_once(store: Store) -> None:
     sent = span("1", "1")
 
     store.add_spans([sent, sent])
     store.add_spans([sent])
 
     assert (*store.spans(),) == (sent,)
+    assert (*store.trace("1" * 32),) == (sent,)
+
+
+def test_in_memory_what_was_sent_again_counts_once(make_store: MakeStore) -> None:
+    store = make_store()
+
+    store.add_spans([span("1", "1"), span("1", "1")])
+
     assert store.counts()["traces"] == Counts(kept=1)
 
 
-def test_the_end_of_a_span_replaces_its_beginning(make_store: MakeStore) -> None:
-    store = make_store()
+def test_the_end_of_a_span_replaces_its_beginning(store: Store) -> None:
     ended = span("1", "1", links=[span("2", "1")])
 
     store.add_spans([replace(ended, end_ns=None, links=())])
@@ -128,8 +153,7 @@ def test_the_end_of_a_span_replaces_its_beginning(make_store: MakeStore) -> None
     assert names(store.flow("2" * 32)) == {"1/1"}
 
 
-def test_the_two_ends_of_a_call_that_share_an_id_are_two_spans(make_store: MakeStore) -> None:
-    store = make_store()
+def test_the_two_ends_of_a_call_that_share_an_id_are_two_spans(store: Store) -> None:
     client = span("1", "1")
     server = replace(client, kind=Kind.SERVER, service=Service("orders"))
 
@@ -138,8 +162,7 @@ def test_the_two_ends_of_a_call_that_share_an_id_are_two_spans(make_store: MakeS
     assert (*store.trace("1" * 32),) == (client, server)
 
 
-def test_what_was_read_stays_as_it_was(make_store: MakeStore) -> None:
-    store = make_store()
+def test_what_was_read_stays_as_it_was(store: Store) -> None:
     store.add_spans([span("1", "1")])
     read = store.spans()
 
@@ -148,8 +171,7 @@ def test_what_was_read_stays_as_it_was(make_store: MakeStore) -> None:
     assert names(read) == {"1/1"}
 
 
-def test_a_flow_goes_on_in_other_traces_through_links(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_flow_goes_on_in_other_traces_through_links(store: Store) -> None:
     sent = span("1", "2", parent="1")
     processed = span("2", "1", links=[sent])
     on_from_there = span("3", "1", links=[span("2", "2")])
@@ -162,8 +184,7 @@ def test_a_flow_goes_on_in_other_traces_through_links(make_store: MakeStore) -> 
     assert names(store.flow("1" * 32)) == {"1/1", "1/2", "2/1", "2/2", "3/1"}
 
 
-def test_a_flow_never_goes_up(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_flow_never_goes_up(store: Store) -> None:
     processed = span("2", "2", parent="1", links=[span("1", "1")])
 
     store.add_spans([span("1", "1"), span("2", "1"), processed, span("2", "3", parent="1")])
@@ -171,8 +192,7 @@ def test_a_flow_never_goes_up(make_store: MakeStore) -> None:
     assert names(store.flow("1" * 32)) == {"1/1", "2/2"}
 
 
-def test_messages_of_one_batch_stay_flows_of_their_own(make_store: MakeStore) -> None:
-    store = make_store()
+def test_messages_of_one_batch_stay_flows_of_their_own(store: Store) -> None:
     one, two = span("1", "1"), span("2", "1")
     batch = span("a", "1", links=[one, two], flow_on_links=True)
     of_one, of_two = span("a", "2", parent="1", flow="1"), span("a", "3", parent="1", flow="2")
@@ -184,8 +204,7 @@ def test_messages_of_one_batch_stay_flows_of_their_own(make_store: MakeStore) ->
     assert names(store.flow("2" * 32)) == {"2/1", "a/1", "a/3", "a/4", "a/5"}
 
 
-def test_a_flow_whose_spans_were_lost_in_between_is_whole_by_its_id(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_flow_whose_spans_were_lost_in_between_is_whole_by_its_id(store: Store) -> None:
     after_a_gap = span("3", "1", links=[span("2", "9")], flow="1")
     lost_parent = span("1", "3", parent="8")
     to_lost_send = span("4", "1", links=[span("1", "9")])
@@ -214,12 +233,13 @@ graphs = st.lists(
 @given(spans=graphs)
 @settings(deadline=None, max_examples=200)
 def test_a_flow_is_handed_over_whole(kind: str, spans: list[Span]) -> None:
-    store = STORES[kind]()
-    store.add_spans(spans)
+    with STORES[kind]() as store:
+        for each in spans:
+            store.add_spans([each])
 
-    for flow in build_flows(store.spans()):
-        missing = names(flow.spans) - names(store.flow(flow.id))
-        assert not missing
+        for flow in build_flows(store.spans()):
+            missing = names(flow.spans) - names(store.flow(flow.id))
+            assert not missing
 
 
 def test_the_oldest_trace_is_dropped_first_and_counted(make_store: MakeStore) -> None:
@@ -274,17 +294,14 @@ def test_what_is_larger_than_the_bound_is_not_kept(make_store: MakeStore) -> Non
     assert store.counts()["logs"] == Counts(dropped=1)
 
 
-def test_what_receivers_refused_is_counted(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_what_receivers_refused_is_counted(store: Store) -> None:
     store.count_refused("traces", 2)
     store.count_refused("traces", 1)
 
     assert store.counts()["traces"] == Counts(refused=3)
 
 
-def test_a_change_is_announced_after_each_addition_and_never_without(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_change_is_announced_after_each_addition_and_never_without(store: Store) -> None:
     versions = []
 
     store.add_spans([span("1", "1")])
@@ -300,8 +317,7 @@ def test_a_change_is_announced_after_each_addition_and_never_without(make_store:
     assert versions == [1, 2, 3, 3]
 
 
-def test_a_thread_waits_for_what_another_adds(make_store: MakeStore) -> None:
-    store = make_store()
+def test_a_thread_waits_for_what_another_adds(store: Store) -> None:
     adding = threading.Thread(target=add_one_by_one, args=(store,))
 
     adding.start()
@@ -311,9 +327,7 @@ def test_a_thread_waits_for_what_another_adds(make_store: MakeStore) -> None:
     assert met
 
 
-def test_a_task_waits_for_what_a_thread_adds(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_a_task_waits_for_what_a_thread_adds(store: Store) -> None:
     async def waits() -> bool:
         waiting = asyncio.create_task(store.changes.wait_async(lambda: len(store.spans()) == 3, SOON_S))
         await asyncio.to_thread(add_one_by_one, store)
@@ -322,22 +336,17 @@ def test_a_task_waits_for_what_a_thread_adds(make_store: MakeStore) -> None:
     assert asyncio.run(waits())
 
 
-def test_who_waits_in_vain_is_told(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_who_waits_in_vain_is_told(store: Store) -> None:
     assert not store.changes.wait(lambda: False, 0)
     assert not asyncio.run(store.changes.wait_async(lambda: False, 0))
 
 
-def test_what_is_there_already_is_not_waited_for(make_store: MakeStore) -> None:
-    store = make_store()
-
+def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
     assert store.changes.wait(lambda: True, 0)
     assert asyncio.run(store.changes.wait_async(lambda: True, 0))
 
 
-def test_threads_add_at_the_same_time_and_lose_nothing(make_store: MakeStore) -> None:
-    store = make_store()
+def test_threads_add_at_the_same_time_and_lose_nothing(store: Store) -> None:
     start = threading.Barrier(4)
 
     def add(trace: str) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Counts:
     """Of one signal: records kept now, dropped to stay within a bound, refused before they came in.
 
-    Metrics are kept and dropped by the metric, refused by the point.
+    Metrics are kept and dropped by the metric, refused by the point. Of spans that came twice a store on
+    disk counts both.
     """
 
     kept: int = 0

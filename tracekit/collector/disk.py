@@ -1,0 +1,666 @@
+"""DiskStore: flows kept in one data directory, for as long as there is room.
+
+What comes is written to a segment before it is answered, and a flow's row to the index once nothing came for
+it for a moment. After a crash the rows that were not written yet are made again from the segments. A flow
+that has been quiet for a while is built, so that its row can say what only the whole flow tells; when it
+grows later, it is built again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import Counter, OrderedDict
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Self
+
+from tracekit import semconv
+from tracekit.collector.archive import Built, Held, Page, Summary
+from tracekit.collector.changes import Changes
+from tracekit.collector.chunks import OFFSET_BITS
+from tracekit.collector.folder import Folder
+from tracekit.collector.index import Growth, Index
+from tracekit.collector.memory import MAX_BYTES, MAX_RECORDS, Row
+from tracekit.collector.reach import flow_spans
+from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
+from tracekit.collector.size import of_metric
+from tracekit.collector.store import Counts
+from tracekit.flow import Knowledge, build_flow, facts
+from tracekit.flow.search import AttributeTerm, destinations, matches
+from tracekit.model import Kind
+from tracekit.otlp import OtlpError, decode_logs, decode_spans, encode_logs, encode_spans
+from tracekit.otlp.scan import Scanner, strands_of
+from tracekit.otlp.select import select_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from tracekit.collector.archive import Watcher
+    from tracekit.flow import Flow
+    from tracekit.flow.search import Query
+    from tracekit.model import LogLine, Metric, Service, Span
+    from tracekit.otlp import Signal
+    from tracekit.otlp.scan import Entry, Strand
+
+MAX_DISK_BYTES: Final = 1024 * 1024 * 1024
+MAX_FLOW_SPANS: Final = 20_000
+MAX_FLOW_LINES: Final = 5_000
+MAX_PLACES: Final = 5_000
+"""A flow is built from so many chunks at most, the first ones."""
+
+_SPANS, _LOGS = 1, 2
+_QUIET_S: Final = 0.5
+"""A row is written when nothing came for so long ..."""
+_OLDEST_S: Final = 5.0
+"""... or when it has waited for so long."""
+_SETTLED_S: Final = 1.5
+_TICK_S: Final = 0.25
+_SYNC_S: Final = 1.0
+_FRESH_S: Final = 0.2
+"""What is asked for shows what came until so long ago."""
+_MAX_WAITING: Final = 20_000
+_BUILT_AT_ONCE: Final = 50
+_BUILD_SHARE: Final = 0.25
+"""Flows are built in at most this part of the time; while requests come, that much less of theirs."""
+_BUSY_SPANS: Final = 5_000
+"""While more spans than these come within a tick, nothing is built."""
+_SEARCHED_AT_ONCE: Final = 200
+_MAX_TROUBLES: Final = 20
+_MAX_IDS: Final = 10
+_LOOK_S: Final = 2.0
+"""So often the index is asked for flows that were not built yet."""
+_LED: Final = 0.0
+"""When a flow is due that was led to from another one."""
+_LATE_S: Final = 10.0
+"""What has been quiet for so long is not expected to go on."""
+
+_CALLS: Final = frozenset({Kind.SERVER.value, Kind.CLIENT.value})
+_logger = logging.getLogger("tracekit")
+
+
+class DiskStore:
+    """An archive in a directory of its own, which no other process may use meanwhile.
+
+    Bounds: `max_bytes` of segments and index together, the oldest segment out first, with the rows that
+    were in it alone; metrics as in `history`; of one flow MAX_FLOW_SPANS spans out of MAX_PLACES requests.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = MAX_DISK_BYTES,
+        progress: Callable[[str], None] | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """Raises FolderError where the directory cannot be had, OSError where it cannot be read.
+
+        `progress` is told what takes long, in a sentence.
+        """
+        self.changes = Changes()
+        self.folder = Folder(folder)
+        self._max_bytes = max_bytes
+        self._progress = progress or _nobody
+        self._lock = threading.RLock()  # of what came and is in no row yet
+        self._growths: dict[bytes, Growth] = {}
+        self._held: dict[int, list[int]] = {}
+        self._scanner = Scanner()
+        self._metrics: Row[Metric] = Row(MAX_RECORDS, MAX_BYTES, of_metric)
+        self._refused: Counter[Signal] = Counter()
+        self._dropped = [0, 0]
+        self._waiting: OrderedDict[bytes, float] = OrderedDict()
+        self._watchers: tuple[Watcher, ...] = ()
+        self._troubles: OrderedDict[str, None] = OrderedDict()
+        self._came = 0
+        self._flushed_at = 0.0
+        self._stopping = threading.Event()
+        try:
+            self._segments = Segments(self.folder.segments, max_bytes=max_bytes, segment_bytes=segment_bytes)
+            self._index = self._opened_index()
+            self._replay()
+        except BaseException:
+            self.folder.close()
+            raise
+        self._threads = [
+            threading.Thread(target=self._keep, name="tracekit-collector-disk", daemon=True),
+            threading.Thread(target=self._build_waiting, name="tracekit-collector-flows", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Write all rows, sync, and let the directory go."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        with self._lock:
+            try:
+                self._flush(everything=True)
+                self._segments.close()
+                self._index.close()
+            finally:
+                self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- in -----------------------------------------------------------------------------------------
+
+    def add_encoded_spans(self, body: bytes) -> bool:
+        with self._lock:
+            strands = self._scanner.scan_spans(body)
+            if strands is None:
+                return False
+            self._add_strands(body, strands)
+        return True
+
+    def add_spans(self, spans: Sequence[Span]) -> None:
+        if spans:
+            body, strands = encode_spans(spans), strands_of(spans)
+            with self._lock:
+                self._add_strands(body, strands)
+
+    def _add_strands(self, body: bytes, strands: Sequence[Strand]) -> None:
+        if strands:
+            self._note_strands(self._segments.append(_SPANS, body), strands)
+            self.changes.announce()
+
+    def add_logs(self, lines: Sequence[LogLine]) -> None:
+        if not lines:
+            return
+        body = encode_logs(lines)
+        with self._lock:
+            self._note_lines(self._segments.append(_LOGS, body), lines)
+        self.changes.announce()
+
+    def add_metrics(self, metrics: Sequence[Metric]) -> None:
+        with self._lock:
+            for metric in metrics:
+                self._metrics.add(metric)
+        if metrics:
+            self.changes.announce()
+
+    def count_refused(self, signal: Signal, number: int) -> None:
+        with self._lock:
+            self._refused[signal] += number
+
+    def _note_strands(
+        self, place: int, strands: Sequence[Strand], known: Collection[bytes] = frozenset()
+    ) -> None:
+        """Add what came to what waits for being written. The rows of `known` ids have this chunk already."""
+        now_s = time.monotonic()
+        growths, spans = self._growths, 0
+        for strand in strands:
+            trace, flow, service, start, end, number, errors, unended, entry, mentioned, named = strand
+            spans += number
+            own = flow or trace
+            for other in mentioned if flow == trace else (*mentioned, trace):
+                if other != own and other not in known:
+                    self._mention(other, place, now_s)
+            if own in known:
+                continue
+            growth = growths.get(own)
+            if growth is None:
+                growth = growths[own] = Growth(now_s, place)
+            growth.touched_s = now_s
+            if not growth.places or growth.places[-1] != place:
+                growth.places += (place,)
+            if not growth.spans or start < growth.start_ns:
+                growth.start_ns = start
+            growth.spans += number
+            growth.errors += errors
+            growth.open += unended
+            if end > growth.end_ns:
+                growth.end_ns = end
+            if service.name not in growth.services:
+                growth.services += (service.name,)
+            for name in named:
+                if name not in growth.named:
+                    growth.named += (name,)
+            if entry is not None and not growth.is_listed:
+                _note_entry(growth, entry, service)
+        self._came += spans
+        self._count(place, spans, 0)
+
+    def _note_lines(
+        self, place: int, lines: Sequence[LogLine], known: Collection[bytes] = frozenset()
+    ) -> None:
+        now_s = time.monotonic()
+        for key in {bytes.fromhex(line.trace_id) for line in lines if line.trace_id} - {*known}:
+            growth = self._growths.setdefault(key, Growth(now_s, place))
+            growth.touched_s = now_s
+            growth.logs += (place,)
+        self._count(place, 0, len(lines))
+
+    def _mention(self, id_: bytes, place: int, now_s: float) -> None:
+        growth = self._growths.get(id_)
+        if growth is None:
+            growth = self._growths[id_] = Growth(now_s, place)
+        growth.touched_s = now_s
+        if not growth.places or growth.places[-1] != place:
+            growth.places += (place,)
+
+    def _count(self, place: int, spans: int, lines: int) -> None:
+        counted = self._held.setdefault(place >> OFFSET_BITS, [0, 0])
+        counted[0] += spans
+        counted[1] += lines
+
+    # -- keeping ------------------------------------------------------------------------------------
+
+    def _opened_index(self) -> Index:
+        """The index, or a new one where it cannot be read: it can be made again from the segments."""
+        try:
+            index = Index(self.folder.index)
+        except sqlite3.Error as error:
+            self._say(f"{self.folder.index} is damaged ({error}); it is made again from the segments")
+            index = self._new_index()
+        if (index.get("until") or 0) > self._segments.end:
+            # The machine lost its power: the index was on disk, and the end of the segments was not.
+            self._say(f"{self.folder.index} is ahead of the segments; it is made again from them")
+            index.close()
+            index = self._new_index()
+        return index
+
+    def _new_index(self) -> Index:
+        for suffix in ("", "-wal", "-shm"):
+            self.folder.index.with_name(self.folder.index.name + suffix).unlink(missing_ok=True)
+        return Index(self.folder.index)
+
+    def _replay(self) -> None:
+        """Make the rows that were not written when the process ended."""
+        since, counted = self._index.get("until") or 0, self._index.get("counted") or 0
+        told_at = time.monotonic()
+        for place, kind, payload in self._segments.replay(since):
+            try:
+                self._replay_chunk(place, kind, payload, is_counted=place < counted)
+            except (OtlpError, ValueError):
+                self._say(f"a request at {place:x} is not what was written; it is passed over")
+            if len(self._growths) > _MAX_WAITING:
+                self._flush(everything=True)
+            if time.monotonic() - told_at > 1:
+                told_at = time.monotonic()
+                number, newest = place >> OFFSET_BITS, self._segments.newest
+                self._progress(f"making the index again: segment {number} of {newest}")
+        self._flush(everything=True)
+        if (oldest := self._segments.oldest) is not None:
+            self._index.drop_until(oldest)
+
+    def _replay_chunk(self, place: int, kind: int, payload: bytes, *, is_counted: bool) -> None:
+        if kind == _SPANS:
+            strands = self._scanner.scan_spans(payload)
+            if strands is None:
+                strands = strands_of(decode_spans(payload).records)
+            ids = {each.flow_id or each.trace_id for each in strands}
+            ids.update(*({each.trace_id, *each.mentioned} for each in strands))
+            self._note_strands(place, strands, {id_ for id_ in ids if place in self._index.places(id_)[0]})
+        elif kind == _LOGS:
+            lines = decode_logs(payload).records
+            traces = {bytes.fromhex(line.trace_id) for line in lines if line.trace_id}
+            self._note_lines(place, lines, {id_ for id_ in traces if place in self._index.places(id_)[1]})
+        if is_counted:
+            self._held.clear()
+
+    def _keep(self) -> None:
+        """Write rows when they are due, sync, and keep to the size."""
+        synced_at = time.monotonic()
+        while not self._stopping.wait(_TICK_S):
+            try:
+                with self._lock:
+                    self._flush()
+                if time.monotonic() - synced_at >= _SYNC_S:
+                    synced_at = time.monotonic()
+                    self._segments.sync()
+                    self._keep_to_size()
+            except (OSError, sqlite3.Error) as error:
+                self._say(f"the disk does not take what is to be written: {error}")
+
+    def _flush(self, *, everything: bool = False) -> None:
+        """Write the rows of what is quiet, or of everything; the lock is held."""
+        now_s = time.monotonic()
+        due: dict[bytes, Growth] = {}
+        left: dict[bytes, Growth] = {}
+        if everything:
+            self._flushed_at = now_s
+            due = self._growths
+        else:
+            for id_, growth in self._growths.items():
+                is_due = now_s - growth.touched_s >= _QUIET_S or now_s - growth.began_s >= _OLDEST_S
+                (due if is_due else left)[id_] = growth
+        if not due:
+            return
+        with self._index.writing():
+            self._index.grow(due.items())
+            self._index.count(self._held)
+            self._index.set("counted", self._segments.end)
+            first = min((growth.first_place for growth in left.values()), default=self._segments.end)
+            self._index.set("until", first)
+        self._growths = left
+        self._held = {}
+        for id_, growth in due.items():
+            self._waiting[id_] = growth.touched_s + _SETTLED_S
+            self._waiting.move_to_end(id_)
+        while len(self._waiting) > _MAX_WAITING:
+            self._waiting.popitem(last=False)
+
+    def _keep_to_size(self) -> None:
+        while self._bytes() > self._max_bytes and self._segments.drop_oldest() is not None:
+            oldest = self._segments.oldest
+            assert oldest is not None
+            with self._lock:
+                spans, lines = self._index.drop_until(oldest)
+                self._dropped[0] += spans
+                self._dropped[1] += lines
+            self.changes.announce()
+
+    def _bytes(self) -> int:
+        return self._segments.total_bytes + self._index.size()
+
+    # -- building -----------------------------------------------------------------------------------
+
+    def _build_waiting(self) -> None:
+        """Build flows that are quiet, a few at a time, and tell who watches."""
+        pause_s, looked_at = _TICK_S, 0.0
+        while not self._stopping.wait(pause_s):
+            pause_s = _TICK_S
+            came, self._came = self._came, 0
+            if came > _BUSY_SPANS:
+                continue
+            began_s = time.monotonic()
+            due = self._due(began_s)
+            try:
+                if not due and began_s - looked_at >= _LOOK_S:
+                    due = dict.fromkeys(self._index.unanalysed(_BUILT_AT_ONCE), _LED)
+                    looked_at = 0.0 if due else began_s
+                self._build_some(due)
+            except (OSError, sqlite3.Error) as error:
+                self._say(f"the index does not take what is to be written: {error}")
+            if due:
+                pause_s = (time.monotonic() - began_s) * (1 / _BUILD_SHARE - 1)
+
+    def _due(self, now_s: float) -> dict[bytes, float]:
+        with self._lock:
+            first = islice(self._waiting.items(), _BUILT_AT_ONCE)
+            due = {id_: due_s for id_, due_s in first if due_s <= now_s}
+            for id_ in due:
+                del self._waiting[id_]
+        return due
+
+    def _build_some(self, due: Mapping[bytes, float]) -> None:
+        built: list[Built] = []
+        none: list[bytes] = []
+        for id_ in due:
+            try:
+                found = self.build(id_.hex())
+            except Exception:
+                _logger.warning("flow %s cannot be built", id_.hex(), exc_info=True)
+                self._say(f"flow {id_.hex()} cannot be built; the log says why")
+                found = None
+            if found is None:
+                none.append(id_)
+            else:
+                built.append(found)
+        if not due:
+            return
+        with self._lock:
+            for id_ in none:
+                if due[id_] != _LED:  # else two that lead to each other would never end
+                    for other in self._led_on(id_):
+                        self._waiting.setdefault(other, _LED)
+            with self._index.writing():
+                self._index.note_built([each.summary for each in built])
+                self._index.note_no_flow(none)
+        if built:
+            self.changes.announce()
+            for watcher in self._watchers:
+                watcher(built)
+
+    def _led_on(self, id_: bytes) -> set[bytes]:
+        """The flows whose spans stand in a trace that begins none: they may have grown with it."""
+        spans = self._mentioning(id_.hex())
+        said = {found for span in spans if (found := facts.flow_id(span))}
+        said |= {link.trace_id for span in spans for link in span.links}
+        return {bytes.fromhex(each) for each in said if _is_id(each)} - {id_}
+
+    # -- out ----------------------------------------------------------------------------------------
+
+    def flow(self, flow_id: str) -> tuple[Span, ...]:
+        return flow_spans(_Spans(self._mentioning), flow_id) if _is_id(flow_id) else ()
+
+    def build(self, flow_id: str) -> Built | None:
+        spans = self.flow(flow_id)
+        if not spans:
+            return None
+        quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
+        try:
+            flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=quiet_s > _LATE_S))
+        except ValueError:
+            return None
+        return Built(summary_of(flow), flow)
+
+    def trace(self, trace_id: str) -> tuple[Span, ...]:
+        return _Spans(self._mentioning).trace(trace_id) if _is_id(trace_id) else ()
+
+    def _mentioning(self, id_: str) -> list[Span]:
+        """Spans whose bytes hold this id, by arrival; each once, as it was reported last."""
+        found: dict[tuple[str, str, str, int, Service], Span] = {}
+        for place in self._places(id_)[0]:
+            try:
+                spans = select_spans(self._segments.read(place), (id_,))
+            except (Gone, OtlpError):  # counted and told by the segments
+                continue
+            for span in spans:
+                found[span.trace_id, span.span_id, span.name, span.start_ns, span.service] = span
+            if len(found) > MAX_FLOW_SPANS:
+                break
+        return list(found.values())
+
+    def _places(self, id_: str) -> tuple[list[int], list[int]]:
+        key = bytes.fromhex(id_)
+        with self._lock:
+            growth = self._growths.get(key)
+            new = (growth.places, growth.logs) if growth is not None else ((), ())
+            old = self._index.places(key)
+        spans, logs = (sorted({*before, *since})[:MAX_PLACES] for before, since in zip(old, new, strict=True))
+        return spans, logs
+
+    def find(self, query: Query, *, limit: int = 100, after: str | None = None) -> Page:
+        before = _cursor(after) if after is not None else None
+        with self._lock:
+            if self._growths and time.monotonic() - self._flushed_at > _FRESH_S:
+                self._flush(everything=True)
+        if not any(isinstance(term, AttributeTerm) for term in query):
+            found = self._index.find(query, limit + 1, before)
+            more = len(found) > limit
+            return Page(tuple(found[:limit]), _after(found[limit - 1]) if more else None)
+        looked = self._index.find(query, _SEARCHED_AT_ONCE, before)
+        matching: list[Summary] = []
+        for at, summary in enumerate(looked):
+            built = self.build(summary.id)
+            if built is not None and matches(query, built.flow):
+                matching.append(built.summary)
+            if len(matching) == limit:
+                return Page(tuple(matching), _after(summary) if at + 1 < len(looked) else None)
+        return Page(tuple(matching), _after(looked[-1]) if len(looked) == _SEARCHED_AT_ONCE else None)
+
+    def ids(self, prefix: str) -> list[str]:
+        if not 0 < len(prefix) <= 32 or not _is_hex(prefix):
+            return []
+        with self._lock:
+            self._flush(everything=True)
+        return [id_.hex() for id_ in self._index.ids(prefix, _MAX_IDS)]
+
+    def flow_logs(self, flow_id: str) -> list[LogLine]:
+        spans = {(span.trace_id, span.span_id) for span in self.flow(flow_id)}
+        found: list[LogLine] = []
+        for trace_id in dict.fromkeys(trace for trace, _ in spans):
+            for place in self._places(trace_id)[1]:
+                found += [
+                    line
+                    for line in self._lines(place)
+                    if line.trace_id == trace_id and _is_of(line, flow_id, spans)
+                ]
+                if len(found) > MAX_FLOW_LINES:
+                    break
+        found.sort(key=lambda line: line.time_ns)
+        return found[:MAX_FLOW_LINES]
+
+    def _lines(self, place: int) -> Sequence[LogLine]:
+        try:
+            return decode_logs(self._segments.read(place)).records
+        except (Gone, OtlpError):
+            return ()
+
+    def spans(self) -> tuple[Span, ...]:
+        """All spans: everything that the segments hold. For tests, and for what is small."""
+        traces: dict[str, dict[tuple[str, str, int, Service], Span]] = {}
+        for _, kind, payload in self._segments.replay():
+            if kind == _SPANS:
+                for span in decode_spans(payload).records:
+                    key = span.span_id, span.name, span.start_ns, span.service
+                    traces.setdefault(span.trace_id, {})[key] = span
+        return tuple(span for spans in traces.values() for span in spans.values())
+
+    def logs(self) -> tuple[LogLine, ...]:
+        """All log lines; as `spans`."""
+        payloads = (payload for _, kind, payload in self._segments.replay() if kind == _LOGS)
+        return tuple(line for payload in payloads for line in decode_logs(payload).records)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        with self._lock:
+            return self._metrics.all()
+
+    def counts(self) -> Mapping[Signal, Counts]:
+        with self._lock:
+            spans, lines = self._index.counts()
+            spans += sum(held[0] for held in self._held.values())
+            lines += sum(held[1] for held in self._held.values())
+            return {
+                "traces": Counts(spans, self._dropped[0], self._refused["traces"]),
+                "logs": Counts(lines, self._dropped[1], self._refused["logs"]),
+                "metrics": Counts(self._metrics.kept, self._metrics.dropped, self._refused["metrics"]),
+            }
+
+    def watch(self, watcher: Watcher) -> None:
+        with self._lock:
+            self._watchers += (watcher,)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        with self._lock:
+            self._watchers = tuple(each for each in self._watchers if each is not watcher)
+
+    def held(self) -> Held:
+        with self._lock:
+            troubles = (*self._troubles, *self._segments.troubles)
+            flows = self._index.flows() + sum(growth.is_listed for growth in self._growths.values())
+        return Held(
+            flows=flows,
+            bytes=self._bytes(),
+            max_bytes=self._max_bytes,
+            oldest_ns=self._index.oldest_ns(),
+            unanalysed=self._index.count_unanalysed(),
+            troubles=troubles[-_MAX_TROUBLES:],
+        )
+
+    def _say(self, trouble: str) -> None:
+        """For `held`, and once for the log."""
+        if trouble not in self._troubles:
+            _logger.warning("%s", trouble)
+            self._troubles[trouble] = None
+            while len(self._troubles) > _MAX_TROUBLES:
+                self._troubles.popitem(last=False)
+
+
+class _Spans:
+    """What reach needs, over spans that mention an id."""
+
+    def __init__(self, mentioning: Callable[[str], list[Span]]) -> None:
+        self._mentioning = lru_cache(maxsize=None)(mentioning)
+
+    def trace(self, trace_id: str) -> tuple[Span, ...]:
+        return tuple(span for span in self._mentioning(trace_id) if span.trace_id == trace_id)
+
+    def linking(self, trace_id: str) -> list[Span]:
+        found = self._mentioning(trace_id)
+        return [span for span in found if any(link.trace_id == trace_id for link in span.links)]
+
+    def carrying(self, flow_id: str) -> list[Span]:
+        found = self._mentioning(flow_id)
+        return [
+            span
+            for span in found
+            if flow_id == facts.flow_id(span) or any(flow_id == facts.flow_id(link) for link in span.links)
+        ]
+
+
+def summary_of(flow: Flow) -> Summary:
+    """A built flow in a line."""
+    return Summary(
+        id=flow.id,
+        name=flow.name,
+        service=flow.entry.service.name,
+        start_ns=flow.start_ns,
+        response_ns=flow.response_ns,
+        completion_ns=flow.completion_ns,
+        waited_ns=flow.waited_ns,
+        status=facts.http_status(flow.entry),
+        spans=len(flow.spans),
+        errors=len(flow.errors),
+        open_spans=len(flow.open_spans),
+        retries=flow.retries,
+        duplicates=flow.duplicates,
+        services=flow.services,
+        destinations=destinations(flow),
+        breaks=tuple(dict.fromkeys(each.reason for each in flow.breaks)),
+        is_settled=not flow.open_spans,
+        is_analysed=True,
+    )
+
+
+def _note_entry(growth: Growth, entry: Entry, service: Service) -> None:
+    name, kind, began, ended = entry
+    growth.is_listed = True
+    growth.name = name.decode()
+    growth.service = service.name
+    if ended and kind in _CALLS:
+        growth.response_ns = max(ended - began, 0)
+
+
+def _is_of(line: LogLine, flow_id: str, spans: Collection[tuple[str, str]]) -> bool:
+    """A trace may hold the lines of several flows."""
+    said = line.attributes.get(semconv.FLOW_ID)
+    return said == flow_id if said else not line.span_id or (line.trace_id, line.span_id) in spans
+
+
+def _cursor(after: str) -> tuple[int, bytes]:
+    start, _, id_ = after.partition("-")
+    if not (start.isascii() and start.isdigit() and len(start) < 20 and _is_id(id_)):
+        raise ValueError(f"{after[:60]!r} is not where a page ended")
+    return int(start), bytes.fromhex(id_)
+
+
+def _after(summary: Summary) -> str:
+    return f"{summary.start_ns}-{summary.id}"
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 32 and _is_hex(text)
+
+
+def _is_hex(text: str) -> bool:
+    return all(char in "0123456789abcdef" for char in text)
+
+
+def _nobody(progress: str) -> None:
+    """Nobody wants to know."""

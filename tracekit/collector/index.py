@@ -1,0 +1,434 @@
+"""Index: the flows of an archive, a row each, in SQLite: what a list shows of them, and where they are.
+
+A row stands for an id: that of a flow, or of a trace that is part of one. `places` are the chunks in which
+something mentions the id, so that a flow can be built from them; a row that is `listed` is a flow.
+
+What a flow's row shows in words has few variants (an entry, some services, some queues), and is shared
+as its shape: searched are the shapes, and then the rows that have one of them.
+
+Everything in here can be made again from the segments; so nothing is synced to disk but with them.
+"""
+
+from __future__ import annotations
+
+import operator
+import sqlite3
+import struct
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tracekit.collector.archive import Summary
+from tracekit.flow.search import NumberTerm, TextTerm, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tracekit.flow.search import Query, Term
+
+_SCHEMA: Final = """
+create table if not exists flow(
+    id blob primary key, listed int, start int, completion int, response int, waited int, spans int,
+    errors int, open int, retries int, duplicates int, shape int, analysed int, last int,
+    places blob, logs blob
+) without rowid;
+create index if not exists listing on flow(
+    listed, start desc, id desc, shape, completion, response, waited, spans, errors, open, retries,
+    duplicates, analysed
+);
+create table if not exists shape(
+    id integer primary key, name text, service text, status int, services text, destinations text,
+    breaks text,
+    unique(name, service, status, services, destinations, breaks)
+);
+create table if not exists segment(number integer primary key, spans int, logs int);
+create table if not exists state(name text primary key, value int);
+"""
+_CACHE_KIB: Final = 16 * 1024
+_MAX_SHAPES_KNOWN: Final = 20_000
+_MAX_NAMES: Final = 100
+"""Services, destinations and codes of breaks in a row; of more, the first."""
+_MAX_NAME: Final = 500
+
+_UPSERT: Final = """
+insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,0,?,?,?) on conflict(id) do update set
+    listed = max(listed, excluded.listed),
+    completion = max(start + completion, excluded.start + excluded.completion) - min(start, excluded.start),
+    start = min(start, excluded.start), response = coalesce(excluded.response, response),
+    spans = spans + excluded.spans, errors = errors + excluded.errors, open = open + excluded.open,
+    shape = case when excluded.listed or not listed then excluded.shape else shape end,
+    analysed = 0, last = max(last, excluded.last),
+    places = cast(places || excluded.places as blob), logs = cast(logs || excluded.logs as blob)
+"""
+_BUILT: Final = """
+update flow set listed = 1, start = ?, completion = ?, response = ?, waited = ?, spans = ?, errors = ?,
+    open = ?, retries = ?, duplicates = ?, shape = ?, analysed = 1 where id = ?
+"""
+_ROW: Final = """
+select flow.id, start, completion, response, waited, spans, errors, open, retries, duplicates, analysed,
+    name, service, status, services, destinations, breaks
+from flow join shape on shape.id = flow.shape
+"""
+
+
+class Shape(NamedTuple):
+    """What rows share."""
+
+    name: str
+    service: str
+    status: int | None
+    services: tuple[str, ...]
+    destinations: tuple[str, ...]
+    breaks: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Growth:
+    """What came for an id since its row was written. Times in Unix ns; `entry` as in a strand."""
+
+    began_s: float
+    first_place: int
+    touched_s: float = 0.0
+    start_ns: int = 0
+    end_ns: int = 0
+    spans: int = 0
+    errors: int = 0
+    open: int = 0
+    response_ns: int | None = None
+    is_listed: bool = False
+    name: str = ""
+    service: str = ""
+    services: tuple[str, ...] = ()
+    named: tuple[bytes, ...] = ()
+    places: tuple[int, ...] = ()
+    logs: tuple[int, ...] = ()
+
+
+class Index:
+    """The rows, in one file. Written by one thread at a time, read by any."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises sqlite3.Error where the file is no database of ours."""
+        self._path = path
+        self._writer = self._connected()
+        self._writer.executescript(_SCHEMA)
+        self._reader = self._connected()
+        self._reading = threading.Lock()
+        self._writing = threading.RLock()
+        self._shapes: dict[Shape, int] = {}
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        for pragma in (
+            "journal_mode = wal",
+            "synchronous = off",
+            f"cache_size = -{_CACHE_KIB}",
+            "page_size = 8192",
+            "temp_store = memory",
+        ):
+            connection.execute(f"pragma {pragma}")
+        return connection
+
+    def close(self) -> None:
+        with self._reading, self._writing:
+            self._reader.close()
+            self._writer.close()
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All that is written within the block, or nothing of it."""
+        with self._writing:
+            self._writer.execute("begin immediate")
+            try:
+                yield
+            except BaseException:
+                self._writer.execute("rollback")
+                self._shapes.clear()
+                raise
+            self._writer.execute("commit")
+
+    def grow(self, growths: Iterable[tuple[bytes, Growth]]) -> None:
+        """Add what came for these ids to their rows."""
+        self._writer.executemany(
+            _UPSERT,
+            (
+                (
+                    id_,
+                    grown.is_listed,
+                    grown.start_ns,
+                    max(grown.end_ns - grown.start_ns, 0),
+                    grown.response_ns,
+                    grown.spans,
+                    grown.errors,
+                    grown.open,
+                    self._shape(
+                        Shape(
+                            grown.name,
+                            grown.service,
+                            None,
+                            grown.services,
+                            tuple(name.decode() for name in grown.named),
+                            (),
+                        )
+                    ),
+                    max(grown.places + grown.logs) >> 40,
+                    struct.pack(f"<{len(grown.places)}q", *grown.places),
+                    struct.pack(f"<{len(grown.logs)}q", *grown.logs),
+                )
+                for id_, grown in growths
+            ),
+        )
+
+    def note_built(self, summaries: Iterable[Summary]) -> None:
+        """What building these flows has shown."""
+        self._writer.executemany(
+            _BUILT,
+            (
+                (
+                    each.start_ns,
+                    each.completion_ns,
+                    each.response_ns,
+                    each.waited_ns,
+                    each.spans,
+                    each.errors,
+                    each.open_spans,
+                    each.retries,
+                    each.duplicates,
+                    self._shape(
+                        Shape(
+                            each.name,
+                            each.service,
+                            each.status,
+                            each.services,
+                            each.destinations,
+                            each.breaks,
+                        )
+                    ),
+                    bytes.fromhex(each.id),
+                )
+                for each in summaries
+            ),
+        )
+
+    def note_no_flow(self, ids: Iterable[bytes]) -> None:
+        """These are none: their spans are of other flows."""
+        self._writer.executemany(
+            "update flow set listed = 0, analysed = 1 where id = ?", ((id_,) for id_ in ids)
+        )
+
+    def count(self, counts: Mapping[int, Sequence[int]]) -> None:
+        """Add to how many spans and log lines the segments hold."""
+        self._writer.executemany(
+            "insert into segment values(?,?,?) on conflict(number) do update set "
+            "spans = spans + excluded.spans, logs = logs + excluded.logs",
+            ((number, spans, logs) for number, (spans, logs) in counts.items()),
+        )
+
+    def drop_until(self, oldest: int) -> tuple[int, int]:
+        """Forget what lay in segments before this one alone; how many spans and log lines they held."""
+        with self.writing():
+            self._writer.execute("delete from flow where last < ?", (oldest,))
+            row = self._writer.execute(
+                "select coalesce(sum(spans), 0), coalesce(sum(logs), 0) from segment where number < ?",
+                (oldest,),
+            ).fetchone()
+            self._writer.execute("delete from segment where number < ?", (oldest,))
+            self._writer.execute("delete from shape where id not in (select shape from flow)")
+            self._shapes.clear()
+        return int(row[0]), int(row[1])
+
+    def set(self, name: str, value: int) -> None:
+        self._writer.execute("insert or replace into state values(?,?)", (name, value))
+
+    def _shape(self, shape: Shape) -> int:
+        if (known := self._shapes.get(shape)) is not None:
+            return known
+        columns = (
+            shape.name[:_MAX_NAME],
+            shape.service[:_MAX_NAME],
+            -1 if shape.status is None else shape.status,
+            *("\n".join(name[:_MAX_NAME] for name in names[:_MAX_NAMES]) for names in shape[3:]),
+        )
+        self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?)", columns)
+        (number,) = self._writer.execute(
+            "select id from shape where name = ? and service = ? and status = ? and services = ? "
+            "and destinations = ? and breaks = ?",
+            columns,
+        ).fetchone()
+        if len(self._shapes) >= _MAX_SHAPES_KNOWN:
+            self._shapes.clear()
+        self._shapes[shape] = number
+        return int(number)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> int | None:
+        row = self._read("select value from state where name = ?", (name,))
+        return int(row[0][0]) if row else None
+
+    def counts(self) -> tuple[int, int]:
+        """How many spans and log lines the segments hold."""
+        (row,) = self._read("select coalesce(sum(spans), 0), coalesce(sum(logs), 0) from segment")
+        return int(row[0]), int(row[1])
+
+    def flows(self) -> int:
+        return int(self._read("select count(*) from flow where listed = 1")[0][0])
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def oldest_ns(self) -> int | None:
+        found = self._read("select start from flow where listed = 1 order by start, id limit 1")
+        return int(found[0][0]) if found else None
+
+    def places(self, id_: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The chunks of spans, and of log lines, that mention an id."""
+        found = self._read("select places, logs from flow where id = ?", (id_,))
+        if not found:
+            return (), ()
+        spans, logs = (struct.unpack(f"<{len(blob) // 8}q", blob) for blob in found[0])
+        return spans, logs
+
+    def summary(self, id_: bytes) -> Summary | None:
+        found = self._read(f"{_ROW} where flow.id = ?", (id_,))
+        return _summary(found[0]) if found else None
+
+    def ids(self, prefix: str, limit: int) -> list[bytes]:
+        """Ids of flows whose digits begin so."""
+        low, high = (bytes.fromhex((prefix + 32 * digit)[:32]) for digit in "0f")
+        sql = "select id from flow where id between ? and ? and listed = 1 limit ?"
+        return [row[0] for row in self._read(sql, (low, high, limit))]
+
+    def unanalysed(self, limit: int) -> list[bytes]:
+        """Ids whose flows were not built yet, the latest first."""
+        found: list[bytes] = []
+        sql = (
+            "select id from flow indexed by listing where listed = ? and analysed = 0 "
+            "order by start desc limit ?"
+        )
+        for listed in (1, 0):
+            found += [row[0] for row in self._read(sql, (listed, limit - len(found)))]
+        return found
+
+    def count_unanalysed(self) -> int:
+        sql = "select count(*) from flow indexed by listing where listed = 1 and analysed = 0"
+        return int(self._read(sql)[0][0])
+
+    def find(self, query: Query, limit: int, before: tuple[int, bytes] | None) -> list[Summary]:
+        """Rows that meet all terms but those of attributes, the latest first."""
+        conditions = ["listed = 1"]
+        values: list[object] = []
+        if before is not None:
+            conditions.append("(start, id) < (?, ?)")
+            values += before
+        for term in query:
+            if isinstance(term, NumberTerm) and term.field in _COLUMNS:
+                conditions.append(f"{_COLUMNS[term.field]} {_SIGNS[term.comparison]} ?")
+                values.append(_within(term.value))
+        worded = [term for term in query if _is_of_shape(term)]
+        if worded:
+            shapes = ",".join(str(number) for number in self._shapes_meeting(worded))
+            conditions.append(f"shape in ({shapes})")
+        # Fixed names and signs; what came from outside is among the values.
+        met = " and ".join(conditions)
+        inner = f"select id from flow indexed by listing where {met} order by start desc, id desc limit ?"  # noqa: S608
+        sql = f"{_ROW} where flow.id in ({inner}) order by start desc, flow.id desc"
+        return [_summary(row) for row in self._read(sql, (*values, limit))]
+
+    def _shapes_meeting(self, terms: Sequence[Term]) -> list[int]:
+        rows = self._read("select id, name, service, status, services, destinations, breaks from shape")
+        return [row[0] for row in rows if all(_meets(_shape_of(row[1:]), term) for term in terms)]
+
+    def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._reading:
+            return self._reader.execute(sql, values).fetchall()
+
+
+_COLUMNS: Final = {
+    "completion": "completion",
+    "response": "response",
+    "waited": "waited",
+    "spans": "spans",
+    "errors": "errors",
+    "retries": "retries",
+    "duplicates": "duplicates",
+    "open": "open",
+    "started": "start",
+}
+_OF_SHAPES: Final = frozenset({"status", "breaks"})
+_SIGNS: Final = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+def _within(value: int) -> int:
+    """SQLite has 64 bits."""
+    return max(min(value, (1 << 63) - 1), -(1 << 63))
+
+
+def _is_of_shape(term: Term) -> bool:
+    return isinstance(term, Word | TextTerm) or (isinstance(term, NumberTerm) and term.field in _OF_SHAPES)
+
+
+def _meets(shape: Shape, term: Term) -> bool:
+    if isinstance(term, Word):
+        wanted = term.text.casefold()
+        texts = (shape.name, shape.service, *shape.services, *shape.destinations, *shape.breaks)
+        return any(wanted in text.casefold() for text in texts)
+    if isinstance(term, TextTerm):
+        named = {
+            "name": (shape.name,),
+            "service": (shape.service, *shape.services),
+            "queue": shape.destinations,
+            "break": shape.breaks,
+        }[term.field]
+        is_there = term.value.casefold() in {text.casefold() for text in named}
+        return is_there == (term.comparison == "=")
+    assert isinstance(term, NumberTerm)
+    number = shape.status if term.field == "status" else len(shape.breaks)
+    return number is not None and _COMPARED[term.comparison](number, term.value)
+
+
+_COMPARED: Final[Mapping[str, Callable[[int, int], bool]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _shape_of(columns: Sequence[Any]) -> Shape:
+    name, service, status, *named = columns
+    services, destinations, breaks = (tuple(texts.split("\n")) if texts else () for texts in named)
+    return Shape(name, service, None if status < 0 else status, services, destinations, breaks)
+
+
+def _summary(row: Sequence[Any]) -> Summary:
+    id_, start, completion, response, waited, spans, errors, unended, retries, duplicates, analysed = row[:11]
+    shape = _shape_of(row[11:])
+    return Summary(
+        id=id_.hex(),
+        name=shape.name,
+        service=shape.service,
+        start_ns=start,
+        response_ns=response,
+        completion_ns=completion,
+        waited_ns=waited or 0,
+        status=shape.status,
+        spans=spans,
+        errors=errors,
+        open_spans=unended,
+        retries=retries,
+        duplicates=duplicates,
+        services=shape.services,
+        destinations=shape.destinations,
+        breaks=shape.breaks,
+        is_settled=bool(analysed) and not unended,
+        is_analysed=bool(analysed),
+    )
