@@ -71,8 +71,8 @@ class Segments:
         self._state = threading.Lock()  # of the rest; held only for a moment
         self._file = -1
         self._is_closed = False
-        self._number = 0  # of the segment that is written, and where it ends
-        self._end = 0
+        self._number, self._end = 0, 0  # of the newest segment, and where it ends
+        self._next = 1
         self._writer = chunks.Writer(_LEVEL)
         self._block_at, self._block_bytes, self._block_chunks = -1, 0, 0
         self._ends: dict[int, int] = {}
@@ -110,7 +110,7 @@ class Segments:
 
     @property
     def end(self) -> Place:
-        """After all that is there, and not after what comes next."""
+        """After all that is there, and not after what comes next. After an opening: where that ended."""
         with self._state:
             return self._number << OFFSET_BITS | self._end
 
@@ -209,7 +209,7 @@ class Segments:
         self.close()
 
     def _begin_segment(self) -> None:
-        number = self._number if self._file < 0 else self._number + 1
+        number = self._next
         if number > _MAX_NUMBER:
             raise OSError(f"{self._folder} has had {_MAX_NUMBER} segments, and cannot have more")
         before = max(self._ends, default=0)
@@ -225,7 +225,7 @@ class Segments:
             raise
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._block_at = file, -1
+        self._file, self._block_at, self._next = file, -1, number + 1
         with self._state:
             self._number, self._end = number, HEAD_BYTES
             self._ends[number] = HEAD_BYTES
@@ -322,9 +322,9 @@ class Segments:
         numbers = sorted(number for match in found if match and 0 < (number := int(match[1])) <= _MAX_NUMBER)
         heads = {number: self._look_at(number) for number in numbers}
         last = numbers[-1] if numbers else 0
-        self._number = max(last + 1, self._noted_next())
-        if last and self._number != last + 1:
-            self._say(f"segment {self._number - 1} is missing from {self._folder}")
+        self._next = max(last + 1, self._noted_next())
+        if last and self._next != last + 1:
+            self._say(f"segment {self._next - 1} is missing from {self._folder}")
         for its in heads.values():
             if its is None:
                 continue
@@ -337,6 +337,7 @@ class Segments:
                 self._count(before, before_end - is_short, before_end, 0, "cut off")
         if last in self._ends:
             self._cut_torn(last)
+            self._number, self._end = last, self._ends[last]
 
     def _look_at(self, number: int) -> tuple[int, int] | None:
         try:

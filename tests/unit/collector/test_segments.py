@@ -129,6 +129,22 @@ def test_a_place_that_was_never_given_is_gone(tmp_path: Path, place: int) -> Non
         assert segments.damage == Damage()
 
 
+def test_the_end_is_after_all_that_is_there_and_not_after_what_comes(tmp_path: Path) -> None:
+    with opened(tmp_path) as segments:
+        ends = [segments.end]
+        places = [segments.append(1, b"one")]
+        ends.append(segments.end)
+    with cold(tmp_path) as segments:
+        assert segments.end == ends[1]
+        places.append(segments.append(1, b"two"))
+        ends.append(segments.end)
+    os.truncate(files(tmp_path)[1], chunks.HEAD_BYTES)  # as after a power failure
+    with cold(tmp_path) as segments:
+        assert ends[1] < segments.end < ends[2]
+
+    assert ends[0] < places[0] < ends[1] < places[1] < ends[2]
+
+
 # -- dropped ----------------------------------------------------------------------------------------
 
 
