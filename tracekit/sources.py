@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from itertools import chain, repeat
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -19,7 +20,7 @@ from tracekit.flow import Flow, Knowledge, build_flow
 from tracekit.model import LogLine, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
 API_PORT: Final = 4320
 DEFAULT_SERVER: Final = f"http://127.0.0.1:{API_PORT}"
@@ -33,7 +34,8 @@ _SILENCE_S: Final = 60.0
 _AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Pauses before a stream is opened again; the last one from then on."""
 _CHUNK: Final = 256 * 1024
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine."""
 _BROKEN: Final = (OSError, http.client.HTTPException)
 
 Json: TypeAlias = Mapping[str, object]
@@ -45,6 +47,10 @@ class SourceError(RuntimeError):
 
 class NotReachedError(SourceError):
     """Nobody answers there, or not to the end."""
+
+
+class NotFoundError(SourceError):
+    """There is no such flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class ApiSource:
         if not host:
             raise SourceError(f"{url!r} is no address of a server; it looks like {DEFAULT_SERVER}")
         self.url = url.rstrip("/")
-        self._opener = build_opener(*([ProxyHandler({})] if host in _LOOPBACK else []))
+        self._opener = build_opener(*([ProxyHandler({})] if host in LOOPBACK else []))
 
     def find(self, query: str, *, limit: int = 100, after: str | None = None) -> Page:
         asked = {"query": query, "limit": str(limit)} | ({} if after is None else {"after": after})
@@ -126,12 +132,14 @@ class ApiSource:
     def follow(self, query: str) -> Iterator[Summary | Notice]:
         path = f"/api/events?{urlencode({'query': query})}"
         stream = self._open(path, _SILENCE_S)
+        latest = ""
         while True:
             with closing(stream):
-                yield from self._told(stream)
+                latest = (yield from self._told(stream)) or latest
             yield Notice(f"the connection to {self.url} was lost; trying again")
-            stream = self._open_again(path)
-            yield Notice("connected again; `tracekit flows` has what settled meanwhile")
+            # The server knows by it what was told before.
+            stream = self._open_again(path, {"last-event-id": latest} if latest else {})
+            yield Notice("connected again")
 
     def get(self, path: str) -> Json:
         """The answer to a path, which must be a JSON object."""
@@ -143,24 +151,24 @@ class ApiSource:
             raise self._strange()
         return found
 
-    def _told(self, stream: http.client.HTTPResponse) -> Iterator[Summary | Notice]:
-        """What a stream of events says, until it ends or breaks off."""
-        events = _events(stream)
+    def _told(self, stream: http.client.HTTPResponse) -> Generator[Summary | Notice, None, str]:
+        """What a stream of events says, until it ends or breaks off; gives the id of its last event."""
+        events, latest = _events(stream), ""
         while True:
             try:
-                name, data = next(events)
+                latest, name, data = next(events)
             except (*_BROKEN, StopIteration):
-                return
+                return latest
             if name == "flow":
                 yield self._read_by(_summary, _parsed(data))
             elif name == "lost":
                 yield self._read_by(_lost, _parsed(data))
 
-    def _open_again(self, path: str) -> http.client.HTTPResponse:
+    def _open_again(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         for pause_s in chain(_AGAIN_S, repeat(_AGAIN_S[-1])):
             time.sleep(pause_s)
             with suppress(NotReachedError):
-                return self._open(path, _SILENCE_S)
+                return self._open(path, _SILENCE_S, headers)
         raise AssertionError("there is always a next try")
 
     def _read(self, path: str) -> bytes:
@@ -184,8 +192,10 @@ class ApiSource:
                 ) from error
         return bytes(body)
 
-    def _open(self, path: str, timeout_s: float) -> http.client.HTTPResponse:
-        request = Request(self.url + path)  # noqa: S310 - `__init__` has seen that it is http or https
+    def _open(
+        self, path: str, timeout_s: float, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> http.client.HTTPResponse:
+        request = Request(self.url + path, headers={**headers})  # noqa: S310 - it is http or https
         try:
             return cast("http.client.HTTPResponse", self._opener.open(request, timeout=timeout_s))
         except HTTPError as error:
@@ -204,8 +214,11 @@ class ApiSource:
             said = json.loads(error.read(_CHUNK))["error"]
         except (*_BROKEN, ValueError, LookupError, TypeError):
             return self._strange(f" ({error.code} {error.reason})")
-        kind = NotReachedError if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR else SourceError
-        return kind(str(said))
+        if error.code == http.HTTPStatus.NOT_FOUND:
+            return NotFoundError(str(said))
+        return (NotReachedError if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR else SourceError)(
+            str(said)
+        )
 
     def _strange(self, what: str = "") -> SourceError:
         return SourceError(
@@ -229,9 +242,9 @@ def _host(url: str) -> str | None:
         return None
 
 
-def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
-    """Name and data of each Server-Sent Event. Source: the HTML standard, "Server-sent events"."""
-    name, data = "message", []
+def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str, str]]:
+    """Last id, name and data of each Server-Sent Event. Source: the HTML standard, "Server-sent events"."""
+    latest, name, data = "", "message", []
     while line := stream.readline(_MAX_EVENT_BYTES):
         if not line.endswith(b"\n"):
             raise OSError("an event that has no end")
@@ -239,11 +252,13 @@ def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
         value = value.removeprefix(" ")
         if field == "event":
             name = value
+        elif field == "id":
+            latest = value
         elif field == "data":
             data.append(value)
         elif not field and not value:
             if data:
-                yield name, "\n".join(data)
+                yield latest, name, "\n".join(data)
             name, data = "message", []
 
 
@@ -294,7 +309,10 @@ def _line(found: Any) -> LogLine:
 
 
 def _lost(found: Any) -> Notice:
-    return Notice(f"{_whole(found['lost'])} flows were left out: this side is too slow for all of them")
+    """Of how many nobody knows, where it is None: the server was started anew, or it was too long ago."""
+    if found["lost"] is None:
+        return Notice("what settled meanwhile was not told; `tracekit flows` has it")
+    return Notice(f"{_whole(found['lost'])} flows were not told: too many at once; `tracekit flows` has them")
 
 
 def _said(reason: object) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from tracekit import sources
 from tracekit.collector.archive import Page, Summary
-from tracekit.sources import ApiSource, Notice, NotReachedError, SourceError
+from tracekit.sources import ApiSource, NotFoundError, Notice, NotReachedError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,12 @@ def test_a_server_of_another_kind_is_named_with_its_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [("404 Not Found", SourceError), ("503 Service Unavailable", NotReachedError)]
+    ("status", "kind"),
+    [
+        ("404 Not Found", NotFoundError),
+        ("409 Conflict", SourceError),
+        ("503 Service Unavailable", NotReachedError),
+    ],
 )
 def test_a_refusal_is_in_the_server_s_own_words(status: str, kind: type[SourceError]) -> None:
     refusal = answer(b'{"error": "there is no flow abcd; look at /api/flows"}', status)
@@ -161,17 +166,18 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
 def test_followed_flows_come_as_they_settle_over_a_lost_connection_too() -> None:
     first, second = (
         stream(("status", {}), ("flow", SUMMARY)),
-        stream(("flow", SUMMARY), ("lost", {"lost": 3})),
+        stream(("lost", {"lost": None}), ("flow", SUMMARY), ("lost", {"lost": 3})),
     )
     with answering(first, b"", second) as source:
-        told = list(islice(source.follow(""), 5))
+        told = list(islice(source.follow(""), 6))
 
     assert told == [
         KNOWN,
         Notice(f"the connection to {source.url} was lost; trying again"),
-        Notice("connected again; `tracekit flows` has what settled meanwhile"),
+        Notice("connected again"),
+        Notice("what settled meanwhile was not told; `tracekit flows` has it"),
         KNOWN,
-        Notice("3 flows were left out: this side is too slow for all of them"),
+        Notice("3 flows were not told: too many at once; `tracekit flows` has them"),
     ]
 
 

@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import Final, Protocol, cast
 
-_COMMANDS: Final = ("run", "flows", "flow", "tail", "demo")
+_COMMANDS: Final = ("run", "flows", "flow", "tail", "doctor", "demo")
 
 
 class Command(Protocol):
@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in _COMMANDS:
+    given = sys.argv[1:] if argv is None else argv
+    # `tracekit run` goes before a program that is waited for: it loads no other command.
+    for name in given[:1] if given[:1] and given[0] in _COMMANDS else _COMMANDS:
         command = cast("Command", importlib.import_module(f"tracekit.cli.{name}"))
         child = commands.add_parser(
             name,
@@ -41,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
         )
         command.configure_parser(child)
         child.set_defaults(run=command.run)
-    given = sys.argv[1:] if argv is None else argv
     if not given:
         parser.print_help(sys.stderr)
         return 2

@@ -99,6 +99,17 @@ def first_flow(endpoint: str | None = None) -> str:
     )
 
 
+def size(number: int) -> str:
+    """Bytes as people say them: `31 MB`, `2 GB`."""
+    value, unit = float(number), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    shown = f"{value:.0f}" if unit == "bytes" or value >= 9.95 else f"{value:.1f}".removesuffix(".0")
+    return f"{shown} {unit}"
+
+
 def fail(command: str, why: object) -> int:
     """Say why it cannot be done; the exit code for that."""
     print(f"tracekit {command}: {why}", file=sys.stderr)

@@ -1,0 +1,185 @@
+"""`tracekit doctor`, as a person runs it in the environment of a service."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import pytest
+
+from tests.e2e.programs import environment
+from tracekit import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tracekit.testing import FlowSink
+
+NOBODY: Final = "http://127.0.0.1:1"
+
+
+class Doctor(Protocol):
+    def __call__(self, **variables: str) -> Found: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The exit code, and what was found by what it is about: state, text and cure."""
+
+    code: int
+    about: Mapping[str, list[tuple[str, str, str]]]
+    said: str
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """`tracekit doctor --json` with just these variables, where no server is."""
+
+    def run(**variables: str) -> Found:
+        for name in [name for name in os.environ if name.startswith(("OTEL_", "TRACEKIT_"))]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        code = cli.main(["doctor", "--json", "--server", NOBODY])
+        out, err = capsys.readouterr()
+        assert err == ""
+        about: dict[str, list[tuple[str, str, str]]] = {}
+        for each in json.loads(out)["findings"]:
+            about.setdefault(each["about"], []).append((each["state"], each["text"], each["cure"]))
+        return Found(code, about, out)
+
+    return run
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_where_no_server_can_be_asked_it_says_that_only_sending_was_tried(
+    doctor: Doctor, flow_sink: FlowSink, protocol: str
+) -> None:
+    settings = flow_sink.grpc_env if protocol == "grpc" else flow_sink.env
+    there = settings["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://" if protocol == "grpc" else "")
+
+    found = doctor(**settings)
+
+    assert found.code == 0
+    assert found.about["endpoint"] == [("ok", f"{there} over {protocol} takes traces, metrics, logs", "")]
+    ((state, text, cure),) = found.about["flow"]
+    assert (state, text[8:]) == ("warning", " was sent; whether it arrived cannot be seen")
+    assert cure == f"no `tracekit serve` answers at {NOBODY}; say where one is: --server URL"
+    (flow,) = flow_sink.flows
+    assert (flow.id[:8], flow.services) == (text[:8], ("tracekit-doctor",))
+    flow.assert_complete()
+
+
+def test_what_can_be_traced_is_listed_with_its_version(doctor: Doctor, flow_sink: FlowSink) -> None:
+    found = doctor(**flow_sink.env)
+
+    ((state, text, _),) = found.about["kafka"]
+    assert state == "ok"
+    assert text.startswith("kafka-python 3.")
+    assert text.endswith(", traced")
+    assert found.about["logging"] == [("ok", "of the standard library, traced", "")]
+
+
+def test_what_is_disabled_is_left_alone(doctor: Doctor, flow_sink: FlowSink) -> None:
+    found = doctor(**flow_sink.env, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="kafka, logging")
+
+    assert [found.about[name][0][0] for name in ("kafka", "logging", "fastapi")] == ["note", "note", "ok"]
+
+
+def test_an_endpoint_that_nobody_listens_at_is_a_failure_with_the_cure() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tracekit", "doctor", "--server", NOBODY],
+        env=environment(OTEL_EXPORTER_OTLP_ENDPOINT=NOBODY),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert (
+        f"failure  endpoint    {NOBODY}/v1/traces: Connection refused\n"
+        "                     start it: tracekit serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT\n"
+    ) in done.stdout
+    assert done.stdout.endswith("\n1 failure, 1 warning\n")
+
+
+def test_the_wrong_protocol_is_told_from_the_answer(doctor: Doctor, flow_sink: FlowSink) -> None:
+    swapped = {**flow_sink.grpc_env, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+    found = doctor(**swapped)
+
+    ((state, _, cure),) = found.about["endpoint"]
+    assert (state, cure) == (
+        "failure",
+        "if that port speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc; HTTP has 4318",
+    )
+    assert "flow" not in found.about
+
+
+def test_a_path_that_takes_no_telemetry_is_named(doctor: Doctor, flow_sink: FlowSink) -> None:
+    wrong = {**flow_sink.env, "OTEL_EXPORTER_OTLP_ENDPOINT": f"{flow_sink.http_endpoint}/otlp"}
+
+    found = doctor(**wrong)
+
+    ((state, text, _),) = found.about["endpoint"]
+    assert state == "failure"
+    assert text.startswith(f"{flow_sink.http_endpoint}/otlp/v1/traces: ")
+    assert "404" in text
+
+
+def test_a_setting_that_cannot_be_is_named_and_nothing_is_tried(doctor: Doctor) -> None:
+    found = doctor(OTEL_EXPORTER_OTLP_PROTOCOL="http")
+
+    assert found.code == 1
+    assert found.about["settings"][-1] == (
+        "failure",
+        "OTEL_EXPORTER_OTLP_PROTOCOL='http': must be one of http/protobuf, grpc",
+        "",
+    )
+    assert "endpoint" not in found.about
+
+
+def test_variables_are_shown_without_secrets_and_misspelt_ones_are_named(
+    doctor: Doctor, flow_sink: FlowSink
+) -> None:
+    given = {
+        **flow_sink.env,
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": flow_sink.http_endpoint.replace("//", "//me:abc@") + "/v1/logs",
+        "OTEL_EXPORTER_OTLP_ENDPIONT": "http://collector:4318",
+    }
+
+    found = doctor(**given)
+
+    assert "abc" not in found.said
+    settings = found.about["settings"]
+    assert ("ok", "OTEL_EXPORTER_OTLP_HEADERS=[redacted]", "") in settings
+    assert (
+        "warning",
+        "OTEL_EXPORTER_OTLP_ENDPIONT=http://collector:4318 is none that we know",
+        "OTEL_EXPORTER_OTLP_ENDPOINT perhaps?",
+    ) in settings
+
+
+def test_what_is_switched_off_is_a_warning(doctor: Doctor) -> None:
+    found = doctor(OTEL_SDK_DISABLED="true")
+
+    assert found.code == 0
+    assert found.about["endpoint"] == [("warning", "nothing is traced: OTEL_SDK_DISABLED is set", "unset it")]
+
+
+def test_what_it_sets_for_its_trial_is_as_before_afterwards(doctor: Doctor, flow_sink: FlowSink) -> None:
+    doctor(**flow_sink.env, OTEL_EXPORTER_OTLP_TIMEOUT="7")
+
+    assert os.environ["OTEL_TRACES_SAMPLER"] == flow_sink.env["OTEL_TRACES_SAMPLER"]
+    assert os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] == "7"
+
+
+def test_a_sampler_that_drops_everything_drops_no_trial(doctor: Doctor, flow_sink: FlowSink) -> None:
+    found = doctor(**{**flow_sink.env, "OTEL_TRACES_SAMPLER": "always_off"})
+
+    assert [flow.id[:8] for flow in flow_sink.flows] == [found.about["flow"][0][1][:8]]
