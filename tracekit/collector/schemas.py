@@ -318,5 +318,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         "what the collector holds, dropped and refused, and what went wrong",
     ),
-    "Lost": _object({"lost": {**_COUNT, "description": "flows that were not told"}}),
+    "Lost": _object(
+        {"lost": _nullable({**_COUNT, "description": "flows that were not told; null: not known"})}
+    ),
 }

@@ -1,0 +1,447 @@
+"""The query API over real HTTP, on an archive with real flows."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pytest
+
+from tracekit.collector.api import create_api
+from tracekit.collector.disk import DiskStore
+from tracekit.collector.live import MAX_QUERIES, MAX_WATCHERS
+from tracekit.collector.server import CollectorServer
+from tracekit.flow import build_flow
+from tracekit.model import LogLine, Metric, Point, Service
+from tracekit.otlp import decode_spans, encode_spans
+from tracekit.testing.spans import BEGINNING, MS, at, hexadecimal, processed, request, shop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from tracekit.model import Span
+
+SOON_S: Final = 30.0
+"""A bound for what happens at once."""
+NOW_NS: Final = at(60_000)
+T = TypeVar("T")
+
+
+class Client:
+    """Asks a collector's pages, a connection a question."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(
+        self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=SOON_S)) as asked:
+            asked.request(method, path, headers=headers or {})
+            answer = asked.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+
+    def get(self, path: str, status: int = 200) -> Any:
+        found, _, body = self.ask(path)
+        assert found == status, body
+        return json.loads(body)
+
+    def error(self, path: str, status: int) -> str:
+        found = self.get(path, status)
+        assert list(found) == ["error"]
+        return str(found["error"])
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[DiskStore]:
+    with DiskStore(tmp_path / "data") as archive:
+        yield archive
+
+
+@pytest.fixture
+def client(archive: DiskStore) -> Iterator[Client]:
+    api = create_api(archive, now_ns=lambda: NOW_NS, more=lambda: {"forwarding": None})
+    with CollectorServer(archive, pages=api) as server:
+        yield Client(server.pages_port)
+
+
+def keep(archive: DiskStore, spans: Sequence[Span]) -> None:
+    """As a receiver does."""
+    body = encode_spans(spans)
+    if not archive.add_encoded_spans(body):
+        archive.add_spans(decode_spans(body).records)
+
+
+def soon(found: Callable[[], T], is_there: Callable[[T], bool]) -> T:
+    """What is found, once it is there: flows are built some time after they came."""
+    until = time.monotonic() + SOON_S
+    while not is_there(there := found()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return there
+
+
+def settled(client: Client, number: int) -> list[Any]:
+    """The flows, once so many were built."""
+
+    def are_built(page: Any) -> bool:
+        return [flow["is_analysed"] for flow in page["flows"]] == [True] * number
+
+    return list(soon(lambda: client.get("/api/flows"), are_built)["flows"])
+
+
+def renamed(spans: Sequence[Span], number: int) -> list[Span]:
+    """The same flow once more, ids and times another's."""
+    ids = {span.trace_id: hexadecimal(16, span.trace_id, number) for span in spans}
+    later = number * 10 * MS
+    return [
+        replace(
+            span,
+            trace_id=ids[span.trace_id],
+            start_ns=span.start_ns + later,
+            end_ns=None if span.end_ns is None else span.end_ns + later,
+            links=tuple(replace(link, trace_id=ids[link.trace_id]) for link in span.links),
+        )
+        for span in spans
+    ]
+
+
+# -- flows --------------------------------------------------------------------------------------------
+
+
+def test_an_empty_archive_has_no_flows(client: Client) -> None:
+    assert client.get("/api/flows") == {"flows": [], "next": None}
+
+
+def test_flows_come_in_pages_the_latest_first(archive: DiskStore, client: Client) -> None:
+    ids = []
+    for number in range(5):
+        spans = renamed(shop(), number)
+        keep(archive, spans)
+        ids.append(spans[0].trace_id)
+    settled(client, 5)
+
+    page = client.get("/api/flows?limit=2")
+    found = page["flows"]
+    while page["next"] is not None:
+        page = client.get(f"/api/flows?limit=2&after={page['next']}")
+        assert len(page["flows"]) <= 2
+        found += page["flows"]
+
+    assert [flow["id"] for flow in found] == ids[::-1]
+
+
+def test_a_query_finds_the_flows_that_meet_it(archive: DiskStore, client: Client) -> None:
+    keep(archive, shop())
+    lamp = request("GET /lamp", 500, 501)
+    keep(archive, [lamp])
+    settled(client, 2)
+
+    def found(query: str) -> list[str]:
+        return [flow["name"] for flow in client.get(f"/api/flows?query={query}")["flows"]]
+
+    assert found("lamp") == ["GET /lamp"]
+    assert found("completion+%3E+1s+queue%3Dorder.confirmed+error") == ["POST /orders"]
+    assert found("http.route=/charge") == ["POST /orders"]
+    assert found("started%3E2m") == ["GET /lamp", "POST /orders"]
+    assert found("started%3E1s") == []
+
+
+def test_one_flow_is_shown_whole(archive: DiskStore, client: Client) -> None:
+    spans = shop()
+    keep(archive, spans)
+    flow = build_flow(spans)
+    (summary,) = settled(client, 1)
+
+    found = client.get(f"/api/flows/{flow.id}")
+
+    assert [each["span_id"] for each in found["spans"]] == [span.span_id for span in flow.spans]
+    assert [(each["destination"], each["wait"]["source"]) for each in found["edges"]] == [
+        ("order.confirmed", "broker"),
+        ("order.confirmed", "broker"),
+        ("notification.sent", "broker"),
+    ]
+    assert found["summary"] == summary
+    assert client.get(f"/api/flows/{flow.id[:4].upper()}") == found
+
+
+def test_a_break_is_shown_with_its_cure(archive: DiskStore, client: Client) -> None:
+    lost = processed(None, attributes={"tracekit.messaging.context": "absent"})
+    keep(archive, [lost])
+
+    (found,) = client.get(f"/api/flows/{lost.trace_id}")["breaks"]
+
+    assert (found["span"], found["reason"]) == (0, "headers_lost")
+    assert found["cure"].startswith("Instrument the producer")
+
+
+def test_a_flow_that_is_not_there_is_told_so(client: Client) -> None:
+    assert "no flow is called abcd" in client.error("/api/flows/abcd", 404)
+    for what in ("", "/logs", "/otlp"):
+        assert "/api/flows lists" in client.error(f"/api/flows/{'0' * 32}{what}", 404)
+
+
+def test_digits_with_which_several_flows_begin_name_them(archive: DiskStore, client: Client) -> None:
+    ids = [f"abcd{number}" + "0" * 27 for number in (1, 2)]
+    for each in ids:
+        keep(archive, [replace(request(), trace_id=each)])
+
+    said = client.error("/api/flows/abcd", 409)
+
+    assert all(each in said for each in ids)
+    assert client.get("/api/flows/abcd2")["summary"]["id"] == ids[1]
+
+
+def test_the_log_lines_of_a_flow_are_shown(archive: DiskStore, client: Client) -> None:
+    entry = request()
+    keep(archive, [entry])
+    archive.add_logs(
+        [
+            LogLine(at(5), "hello", 9, "INFO", {}, entry.trace_id, entry.span_id, Service("orders")),
+            LogLine(at(6), "of another one", 9, "INFO", {}, "9" * 32, "9" * 16),
+        ]
+    )
+
+    found = client.get(f"/api/flows/{entry.trace_id}/logs")
+
+    assert [(each["body"], each["service"]) for each in found["logs"]] == [("hello", "orders")]
+
+
+def test_a_flow_as_otlp_is_the_flow(archive: DiskStore, client: Client) -> None:
+    spans = shop()
+    keep(archive, spans)
+
+    status, headers, body = client.ask(f"/api/flows/{spans[0].trace_id}/otlp")
+
+    assert (status, headers["tracekit-omitted-spans"]) == (200, "0")
+    assert build_flow(decode_spans(body, "json").records) == build_flow(
+        decode_spans(encode_spans(spans)).records
+    )
+
+
+# -- the rest -----------------------------------------------------------------------------------------
+
+
+def test_services_and_destinations_are_told_of_what_settles(archive: DiskStore, client: Client) -> None:
+    keep(archive, shop())
+
+    services = soon(lambda: client.get("/api/services"), lambda found: bool(found["services"]))
+    destinations = client.get("/api/destinations")
+
+    assert {each["service"]: each["requests"] for each in services["services"]}["payment"] == 1
+    queues = {(each["destination"], each["consumer"]): each for each in destinations["destinations"]}
+    assert queues["order.confirmed", "notification"]["producers"] == {"orders": 1}
+    assert queues["order.confirmed", "notification"]["waits"]["count"] == 1
+
+
+def test_metrics_are_shown_with_their_history(archive: DiskStore, client: Client) -> None:
+    for number in range(3):
+        archive.add_metrics(
+            [Metric("queue.size", "gauge", (Point(at(number), number, {"a": 1}),), service=Service("orders"))]
+        )
+
+    (found,) = client.get("/api/metrics")["metrics"]
+
+    assert (found["name"], found["service"], found["attributes"]) == ("queue.size", "orders", {"a": 1})
+    assert found["points"][-1]["value"] == 2
+
+
+def test_the_status_tells_what_is_held_and_what_was_refused(archive: DiskStore, client: Client) -> None:
+    keep(archive, shop())
+    archive.count_refused("logs", 3)
+    settled(client, 1)
+
+    found = client.get("/api/status")
+
+    assert (found["flows"], found["logs"]["refused"], found["more"]) == (1, 3, {"forwarding": None})
+    assert found["max_bytes"] > 0
+
+
+# -- what is not answered -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/flows?limit=0", "whole number from 1 to 500"),
+        ("/api/flows?limit=501", "whole number from 1 to 500"),
+        ("/api/flows?limit=many", "limit='many'"),
+        ("/api/flows?limit=1&limit=2", "given twice"),
+        ("/api/flows?querry=lamp", "'querry' is no parameter of /api/flows; there is query, limit, after"),
+        ("/api/services?limit=3", "there is none"),
+        ("/api/flows?query=complition%3E1s", "`completion` perhaps"),
+        ("/api/flows?query=" + "x" * 2001, "2000 at most"),
+        ("/api/flows?after=nonsense", "pass its `next`"),
+        ("/api/flows?" + "&".join(f"a{i}=1" for i in range(30)), "more than 20 parameters"),
+        ("/api/flows/abc", "32 hexadecimal digits"),
+        ("/api/flows/xyzxyz", "32 hexadecimal digits"),
+        ("/api/flows/" + "a" * 33, "it may have 32"),
+        ("/api/events?query=and", "all terms must hold"),
+    ],
+)
+def test_what_is_not_understood_is_told_with_the_cure(client: Client, path: str, says: str) -> None:
+    assert says in client.error(path, 400)
+
+
+def test_what_is_not_there_points_to_what_is(client: Client) -> None:
+    assert "/api/openapi.json" in client.error("/api/nothing", 404)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_but_reading_is_allowed(client: Client, method: str) -> None:
+    status, headers, body = client.ask("/api/flows", method=method)
+
+    assert (status, headers["allow"]) == (405, "GET, HEAD")
+    assert "use GET" in json.loads(body)["error"]
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("path", ["/api/flows", "/api/events", "/api/status"])
+def test_head_answers_without_a_body(client: Client, path: str) -> None:
+    status, _, body = client.ask(path, method="HEAD")
+
+    assert (status, body) == (200, b"")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:4320", "", "127.0.0.1.evil.example"])
+def test_a_name_made_to_point_here_is_refused(client: Client, host: str) -> None:
+    status, _, body = client.ask("/api/flows", headers={"host": host})
+
+    assert status == 403
+    assert "localhost" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("path", ["/api/flows", "/api/flows/abcd", "/api/openapi.json", "/api/nothing"])
+def test_no_answer_is_kept_run_or_guessed_at(client: Client, path: str) -> None:
+    _, headers, _ = client.ask(path, headers={"origin": "http://evil.example"})
+
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["content-type"] == "application/json"
+    assert not [name for name in headers if name.startswith("access-control")]
+
+
+# -- events -------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """One who watches, over a socket of its own."""
+
+    def __init__(self, client: Client, path: str = "/api/events", *, headers: str = "") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", client.port), timeout=SOON_S)
+        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
+        self._file = self._socket.makefile("rb")
+        self.head = b""
+        while (line := self._file.readline()) not in (b"\r\n", b""):
+            self.head += line
+        self._rest = b""
+
+    def event(self, name: str) -> tuple[str, Any]:
+        """The next event with this name: its id and its data."""
+        while True:
+            found, number, data = "", "", ""
+            while line := self._line():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    found = value
+                elif field == "id":
+                    number = value
+                elif field == "data":
+                    data = value
+            if found == name:
+                return number, json.loads(data)
+
+    def _line(self) -> str:
+        while b"\n" not in self._rest:
+            size = int(self._file.readline(), 16)
+            assert size, "the stream has ended"
+            self._rest += self._file.read(size)
+            self._file.readline()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def watching(client: Client, path: str = "/api/events", *, headers: str = "") -> Iterator[Stream]:
+    stream = Stream(client, path, headers=headers)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def test_who_watches_is_told_of_flows_and_of_the_status(archive: DiskStore, client: Client) -> None:
+    with watching(client) as stream:
+        assert b"content-type: text/event-stream" in stream.head
+        assert stream.event("status")[1]["flows"] == 0
+        keep(archive, shop())
+
+        _, flow = stream.event("flow")
+
+    assert (flow["name"], flow["completion_ns"]) == ("POST /orders", 2630 * MS)
+    assert flow["start_ns"] == str(BEGINNING)
+
+
+def test_who_watches_with_a_query_is_told_of_what_meets_it(archive: DiskStore, client: Client) -> None:
+    with watching(client, "/api/events?query=lamp") as stream:
+        stream.event("status")
+        keep(archive, shop())
+        keep(archive, [request("GET /lamp", 500, 501)])
+
+        assert stream.event("flow")[1]["name"] == "GET /lamp"
+
+
+def test_who_comes_again_is_told_what_it_missed(archive: DiskStore, client: Client) -> None:
+    with watching(client) as stream:
+        stream.event("status")
+        keep(archive, renamed(shop(), 1))
+        number, _ = stream.event("flow")
+        keep(archive, renamed(shop(), 2))
+        later, flow = stream.event("flow")
+
+    with watching(client, headers=f"Last-Event-ID: {number}\r\n") as again:
+        assert again.event("flow") == (later, flow)
+    with watching(client, headers="Last-Event-ID: 17\r\n") as again:
+        assert again.event("lost")[1] == {"lost": None}
+
+
+def test_two_hundred_watch_and_one_of_them_does_not_read(archive: DiskStore, client: Client) -> None:
+    with contextlib.ExitStack() as all_of_them:
+        streams = [all_of_them.enter_context(watching(client)) for _ in range(MAX_WATCHERS)]
+        for stream in streams[1:]:
+            stream.event("status")
+
+        keep(archive, shop())
+
+        assert {stream.event("flow")[1]["name"] for stream in streams[1:]} == {"POST /orders"}
+        assert f"{MAX_WATCHERS} watch already" in client.error("/api/events", 503)
+
+
+def test_different_queries_are_so_many_at_most(client: Client) -> None:
+    with contextlib.ExitStack() as all_of_them:
+        for number in range(MAX_QUERIES):
+            stream = all_of_them.enter_context(watching(client, f"/api/events?query=q{number}"))
+            stream.event("status")
+
+        assert "different queries" in client.error("/api/events?query=more", 503)
+        with watching(client, "/api/events?query=q1") as stream:
+            assert stream.event("status")
+
+
+def test_who_went_is_forgotten(client: Client) -> None:
+    with watching(client) as stream:
+        stream.event("status")
+        assert client.get("/api/status")["watchers"] == 1
+
+    found = soon(lambda: client.get("/api/status"), lambda found: not found["watchers"])
+    assert found["watchers"] == 0

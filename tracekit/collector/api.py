@@ -1,0 +1,281 @@
+"""Api: the query API over HTTP, as an ASGI application. What it offers, `openapi` has as a table.
+
+A router, not the class `Starlette`, as in `app`. For reading only: GET and HEAD. No CORS, so no page of
+another origin reads an answer; the Host header is checked, against names that are made to point at loopback;
+and what an answer holds is never run, whatever it looks like.
+
+An archive may read from disk, so it is asked in threads. Bounds: `MAX_UNDER_WAY` questions at a time, more
+get a 503; each answer as the table says; of watchers `live`; of OTLP JSON `MAX_OTLP_SPANS` spans and about
+`MAX_OTLP_BYTES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import parse_qsl
+
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from tracekit.collector import overviews, size, views
+from tracekit.collector.app import LOOPBACK
+from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
+from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
+from tracekit.collector.traffic import Traffic
+from tracekit.flow.search import SearchError, parse
+from tracekit.otlp import encode_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tracekit.collector.archive import Archive, Built
+    from tracekit.collector.cut import Json, Object
+    from tracekit.collector.openapi import Operation
+    from tracekit.flow.search import Query
+
+MAX_UNDER_WAY: Final = 64
+MAX_OTLP_SPANS: Final = 10_000
+MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
+_MAX_PARAMETERS: Final = 20
+_EVENTS: Final = "text/event-stream"
+_PORT: Final = re.compile(r":\d+$")
+_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+_Given: TypeAlias = "Mapping[str, str | int]"
+_BROKEN: Final = (OSError, sqlite3.Error)
+
+
+def create_api(
+    archive: Archive,
+    hosts: Collection[str] | None = LOOPBACK,
+    *,
+    now_ns: Callable[[], int] = time.time_ns,
+    more: Callable[[], Mapping[str, Json]] = dict,
+) -> ASGIApp:
+    """The application; it watches the archive from now on.
+
+    `hosts` are the names by which it may be called; None: by any. `more` is what the status says beside
+    the archive, called in a thread.
+    """
+    api = _Api(archive, now_ns, more)
+    router = Router(
+        [Route(operation.path, api.endpoint(operation), methods=["GET"]) for operation in OPERATIONS],
+        redirect_slashes=False,
+        default=_refusal(404, "there is nothing here; /api/openapi.json has all there is"),
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = router
+        if scope["type"] == "http":
+            named = b",".join(value for name, value in scope["headers"] if name == b"host").decode("latin-1")
+            if hosts is not None and _PORT.sub("", named.lower()) not in hosts:
+                answer = _refusal(403, f"call this collector as one of {', '.join(sorted(hosts))}")
+            elif scope["method"] not in ("GET", "HEAD"):
+                answer = _refusal(405, "this API is for reading: use GET", allow="GET, HEAD")
+        await answer(scope, receive, send)
+
+    return app
+
+
+class _RefusalError(Exception):
+    """A question that has no answer: the status, and a sentence that says why and what to do."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class _Api:
+    def __init__(
+        self, archive: Archive, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
+    ) -> None:
+        self._archive = archive
+        self._now_ns = now_ns
+        self._more = more
+        self._version = version("tracekit")
+        self._traffic = Traffic(now_ns)
+        self._live = Live(self._status_event)
+        self._under_way = 0
+        self._answers: Mapping[str, Callable[[_Given], Response]] = {
+            "flows": self._flows,
+            "flow": self._flow,
+            "flow_logs": self._flow_logs,
+            "flow_otlp": self._flow_otlp,
+            "services": lambda _: _json(overviews.services(self._traffic.seen())),
+            "destinations": lambda _: _json(overviews.destinations(self._traffic.seen())),
+            "metrics": lambda _: _json(overviews.metrics(archive.metrics())),
+            "status": lambda _: _json(self._status()),
+            "openapi": lambda _: _json(document(self._version)),
+        }
+        archive.watch(self._traffic)
+        archive.watch(self._live)
+
+    def endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        """What answers a request for this operation."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                given = read(operation, request.path_params, _query_of(request))
+                if operation.name == "events":
+                    return self._events(request, given)
+                return await self._asked(self._answers[operation.name], given)
+            except (ParameterError, SearchError) as error:
+                return _refusal(400, str(error))
+            except _RefusalError as error:
+                return _refusal(error.status, str(error))
+            except _BROKEN as error:
+                return _refusal(503, f"what is kept cannot be read: {error}; /api/status may tell more")
+
+        return endpoint
+
+    async def _asked(self, answer: Callable[[_Given], Response], given: _Given) -> Response:
+        """The answer, found in a thread."""
+        if self._under_way >= MAX_UNDER_WAY:
+            raise _RefusalError(503, f"{MAX_UNDER_WAY} questions are under way already; ask again")
+        self._under_way += 1
+        try:
+            return await asyncio.to_thread(answer, given)
+        finally:
+            self._under_way -= 1
+
+    def _query(self, given: _Given) -> Query:
+        return parse(str(given["query"]), now_ns=self._now_ns())
+
+    def _flows(self, given: _Given) -> Response:
+        query, after = self._query(given), str(given["after"]) or None
+        try:
+            page = self._archive.find(query, limit=int(given["limit"]), after=after)
+        except ValueError:
+            raise _RefusalError(400, "no page gave this `after`: pass its `next`, or leave it out") from None
+        return _json(views.page(page))
+
+    def _flow(self, given: _Given) -> Response:
+        return _json(views.flow(self._built(given)))
+
+    def _flow_logs(self, given: _Given) -> Response:
+        return _json(views.logs(self._archive.flow_logs(self._flow_id(given))))
+
+    def _flow_otlp(self, given: _Given) -> Response:
+        spans, taken = self._built(given).flow.spans, 0
+        room = MAX_OTLP_BYTES
+        for span in spans[:MAX_OTLP_SPANS]:
+            room -= size.of_span(span)
+            if room < 0 and taken:
+                break
+            taken += 1
+        answer = Response(
+            encode_spans(spans[:taken], "json"), media_type="application/json", headers=_HEADERS
+        )
+        answer.headers["tracekit-omitted-spans"] = str(len(spans) - taken)
+        return answer
+
+    def _built(self, given: _Given) -> Built:
+        flow_id = self._flow_id(given)
+        built = self._archive.build(flow_id)
+        if built is None:
+            raise _no_such_flow(flow_id)
+        return built
+
+    def _flow_id(self, given: _Given) -> str:
+        """The whole id. Raises _RefusalError where there is none that begins so, or several."""
+        begin = str(given["flow_id"]).lower()
+        found = self._archive.ids(begin)
+        if len(found) > 1:
+            raise _RefusalError(
+                409, f"several flows begin with {begin}: {', '.join(found)}; give more of its digits"
+            )
+        if not found:
+            raise _no_such_flow(begin)
+        return found[0]
+
+    def _status(self) -> Object:
+        return overviews.status(
+            version=self._version,
+            held=self._archive.held(),
+            counts=self._archive.counts(),
+            watchers=self._live.watchers,
+            more=self._more(),
+        )
+
+    async def _status_event(self) -> bytes:
+        try:
+            return status_event(await asyncio.to_thread(self._status))
+        except _BROKEN:
+            return HEARTBEAT  # who asks for the status is told why
+
+    def _events(self, request: Request, given: _Given) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=_EVENTS, headers=_HEADERS)
+        last = request.headers.get("last-event-id", "")
+        since = int(last) if re.fullmatch("[0-9]{1,18}", last) else None
+        try:
+            return _Stream(self._live, self._live.enter(self._query(given), since))
+        except TooManyError as error:
+            raise _RefusalError(503, str(error)) from None
+
+
+class _Stream(Response):
+    """What a watcher is told, until it goes."""
+
+    media_type = _EVENTS
+
+    def __init__(self, live: Live, watcher: Watcher) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["content-length"]
+        self._live = live
+        self._watcher = watcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_gone(receive))
+        gone.add_done_callback(lambda _: self._watcher.close())
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while not self._watcher.is_closed:
+                text = await self._watcher.unread()
+                await send({"type": "http.response.body", "body": text, "more_body": True})
+        finally:
+            self._live.leave(self._watcher)
+            gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _query_of(request: Request) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise ParameterError(f"more than {_MAX_PARAMETERS} parameters") from None
+
+
+def _no_such_flow(begin: str) -> _RefusalError:
+    return _RefusalError(
+        404,
+        f"no flow is called {begin}: it never came, or was dropped to make room; /api/flows lists those kept",
+    )
+
+
+def _json(found: Mapping[str, object], status: int = 200) -> Response:
+    return Response(encoded(found), status, media_type="application/json", headers=_HEADERS)
+
+
+def _refusal(status: int, sentence: str, **headers: str) -> Response:
+    answer = _json({"error": sentence}, status)
+    if status == 503:
+        answer.headers["retry-after"] = "1"
+    answer.headers.update(headers)
+    return answer
