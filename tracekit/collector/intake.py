@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from tracekit.collector.seldom import Seldom
 from tracekit.otlp import (
     INTERNAL,
     INVALID_ARGUMENT,
@@ -35,6 +35,7 @@ from tracekit.otlp import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tracekit.collector.forward import Forwarder
     from tracekit.collector.store import Store
     from tracekit.otlp import Encoding, Signal
 
@@ -44,8 +45,6 @@ MAX_WAIT_S: Final = 5.0
 """Half of what exporters allow an export by default: then they send again what we do not have."""
 RETRY_AFTER_S: Final = 2
 
-_logger = logging.getLogger("tracekit")
-_QUIET_S: Final = 60.0  # a store that fails is logged once, then at most once in this many seconds
 _GRACE_S: Final = 1.0
 
 
@@ -83,9 +82,11 @@ class _Job:
 
 
 class Intake:
-    """Takes requests into a store, from when it is made until `close`."""
+    """Takes requests into a store, and hands what it took on, from when it is made until `close`."""
 
-    def __init__(self, store: Store, *, max_wait_s: float = MAX_WAIT_S) -> None:
+    def __init__(
+        self, store: Store, forwarder: Forwarder | None = None, *, max_wait_s: float = MAX_WAIT_S
+    ) -> None:
         self._store = store
         self._max_wait_s = max_wait_s
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -94,8 +95,8 @@ class Intake:
         self._is_closed = False
         self._refused: Counter[str] = Counter()
         self._uncounted: Counter[Signal] = Counter()
-        self._failures = 0
-        self._spoke: float | None = None
+        self._forwarder = forwarder
+        self._failing = Seldom("the collector's store fails, and senders are told")
         self._thread = threading.Thread(target=self._run, name="tracekit-collector-intake", daemon=True)
         self._thread.start()
 
@@ -191,29 +192,19 @@ class Intake:
         except OtlpError as error:
             return Refusal(400, INVALID_ARGUMENT, str(error))
         except OSError as error:
-            self._failed(error)
+            self._failing.say(error)
             return busy(f"the collector cannot keep it now ({error.strerror or type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - a store's bug is answered, and others are served
-            self._failed(error)
+            self._failing.say(type(error).__name__, error)
             return Refusal(500, INTERNAL, "the collector failed at this request; its log says how")
         if decoded.rejected and not decoded.records:
             return Refusal(400, INVALID_ARGUMENT, decoded.reason, records=decoded.rejected)
         if decoded.rejected:
             with self._lock:
                 self._uncounted[job.signal] += decoded.rejected
+        if self._forwarder is not None:
+            self._forwarder.add(job.signal, job.body, job.encoding)
         return encode_answer(job.signal, decoded, job.encoding)
-
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        now = time.monotonic()
-        if self._spoke is None or now - self._spoke >= _QUIET_S:
-            self._spoke = now
-            _logger.error(
-                "tracekit: the collector's store failed (%d in all): %s. Senders are told",
-                self._failures,
-                error,
-                exc_info=None if isinstance(error, OSError) else error,
-            )
 
     def _count(self) -> None:
         if self._uncounted:
@@ -223,7 +214,7 @@ class Intake:
                 try:
                     self._store.count_refused(signal, number)
                 except Exception as error:  # noqa: BLE001 - as above
-                    self._failed(error)
+                    self._failing.say(type(error).__name__, error)
 
 
 def _answer(outcome: _Outcome) -> bytes:

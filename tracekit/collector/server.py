@@ -14,10 +14,12 @@ from tracekit.collector.memory import MemoryStore
 from tracekit.collector.rpc import GrpcServer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from starlette.types import ASGIApp
 
+    from tracekit.collector.forward import Forwarder
     from tracekit.collector.store import Store
 
 MAX_CONNECTIONS: Final = 250  # of each kind: many a process may open 1,024 files in all
@@ -52,6 +54,8 @@ class CollectorServer:
     has an event loop of its own, so that slow questions hold up no telemetry. The process's logging and
     signal handlers stay as they are.
 
+    What is accepted goes on to `forward`, from `start` to `stop`.
+
     Bounds, beside those of a request (`intake`, `app`, `rpc`) and of a connection (`listener`):
     `max_connections` of each kind. One that is slower than `request_timeout_s` seconds, whether it sends or
     reads or idles, is closed; an exporter opens another.
@@ -66,6 +70,7 @@ class CollectorServer:
         host: str = "127.0.0.1",
         pages: ASGIApp | None = None,
         pages_port: int = 0,
+        forward: Forwarder | None = None,
         request_timeout_s: int = REQUEST_TIMEOUT_S,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
@@ -75,6 +80,9 @@ class CollectorServer:
         self.grpc_port = grpc_port
         self.pages_port = pages_port
         self._pages = pages
+        self._forward = forward
+        self._intake: Intake | None = None
+        self._listeners: dict[str, Listener] = {}
         self._request_timeout_s = request_timeout_s
         self._max_connections = max_connections
         self._running: contextlib.ExitStack | None = None
@@ -104,7 +112,10 @@ class CollectorServer:
             pages = self._pages and (self._pages, started.enter_context(_bound(self.host, self.pages_port)))
             with _bound(self.host, self.grpc_port) as probe:
                 grpc_port = probe.getsockname()[1]
-            intake = Intake(self.store)
+            if self._forward is not None:
+                started.callback(self._forward.stop)  # last of all, for the others hand it what they took
+            self._listeners = {}
+            self._intake = intake = Intake(self.store, self._forward)
             started.callback(intake.close)
             try:
                 grpc_server = GrpcServer(
@@ -118,18 +129,41 @@ class CollectorServer:
             if pages:
                 started.callback(self._listener(*pages, "pages").stop)
                 self.pages_port = pages[1].getsockname()[1]
+            if self._forward is not None:
+                self._check_forward(self._forward, listening.getsockname()[1], grpc_server.port)
+                self._forward.start()
             started.callback(intake.close)  # before all others, for they wait for it
             self.http_port, self.grpc_port = listening.getsockname()[1], grpc_server.port
             self._running = started.pop_all()
 
+    def status(self) -> Mapping[str, object]:
+        """What it refused since it started, and what became of what was forwarded (None: nothing is).
+
+        `refused` counts requests by HTTP status, over gRPC too; `connections` those that made room for
+        others, or found none.
+        """
+        return {
+            "refused": {} if self._intake is None else self._intake.refused,
+            "connections": {name: listener.refused for name, listener in self._listeners.items()},
+            "forward": None if self._forward is None else self._forward.status(),
+        }
+
+    def _check_forward(self, forward: Forwarder, *ports: int) -> None:
+        host, port = forward.address
+        if port in ports and host in {self.host, "127.0.0.1", "localhost", "::1"}:
+            raise CollectorError(
+                f"the collector would forward to itself ({forward.endpoint}), without end: name another one"
+            )
+
     def _listener(self, app: ASGIApp, listening: socket.socket, name: str) -> Listener:
-        return Listener(
+        self._listeners[name] = Listener(
             app,
             listening,
             name=f"tracekit-collector-{name}",
             request_timeout_s=self._request_timeout_s,
             max_connections=self._max_connections,
         )
+        return self._listeners[name]
 
     def stop(self) -> None:
         """Finish what is under way, for a second at most, and give ports and threads back."""

@@ -14,7 +14,10 @@ from tracekit.otlp.answers import (
     UNIMPLEMENTED,
     encode_answer,
     encode_status,
+    rejected_of,
+    retry_after_s,
 )
+from tracekit.otlp.convert import to_protobuf
 from tracekit.otlp.envelope import Decoded, Encoding, Signal
 from tracekit.otlp.logs import decode_logs, encode_logs
 from tracekit.otlp.metrics import decode_metrics, encode_metrics
@@ -40,4 +43,7 @@ __all__ = [
     "encode_metrics",
     "encode_spans",
     "encode_status",
+    "rejected_of",
+    "retry_after_s",
+    "to_protobuf",
 ]

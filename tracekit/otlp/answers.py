@@ -1,11 +1,13 @@
-"""What a receiver answers: an export response, or an error as google.rpc.Status."""
+"""What a receiver answers: an export response, or an error as google.rpc.Status; how a sender reads it."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # as the next
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # its stubs lack py.typed
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
@@ -24,6 +26,9 @@ RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
 INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
+
+
+_REJECTED: Final = ("rejectedSpans", "rejectedLogRecords", "rejectedDataPoints")
 
 
 def encode_answer(signal: Signal, decoded: Decoded[object], encoding: Encoding) -> bytes:
@@ -60,6 +65,33 @@ def encode_status(code: int, message: str, encoding: Encoding, retry_after_s: in
     if retry_after_s is not None:
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=retry_after_s)))
     return _encoded(status, encoding)
+
+
+def rejected_of(answer: bytes, encoding: Encoding) -> int:
+    """How many records an export response says were refused; 0 where it cannot be read.
+
+    Of all signals: their responses have the same numbers for their fields, and in JSON one name each.
+    """
+    try:
+        if encoding == "protobuf":
+            partial = trace_service_pb2.ExportTraceServiceResponse.FromString(answer).partial_success
+            return max(partial.rejected_spans, 0)
+        said = json.loads(answer)["partialSuccess"]
+        return max(0, *(int(said.get(name, 0)) for name in _REJECTED))
+    except (DecodeError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return 0
+
+
+def retry_after_s(details: bytes) -> float | None:
+    """When a gRPC status says to send again, in seconds; None where it does not say."""
+    try:
+        for detail in Status.FromString(details).details:
+            retry = RetryInfo()
+            if detail.Unpack(retry):
+                return float(retry.retry_delay.ToNanoseconds() / 1e9)
+    except DecodeError:
+        pass
+    return None
 
 
 def _encoded(message: Message, encoding: Encoding) -> bytes:

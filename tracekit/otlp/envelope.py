@@ -100,6 +100,16 @@ def decode(body: bytes, encoding: Encoding, shape: Shape[M], read: Reader[M, R])
     return Decoded(tuple(records), tally.rejected, tally.reason)
 
 
+def to_protobuf(body: bytes, shape: Shape[M]) -> bytes:
+    """A request in JSON as one in protobuf, with all that protobuf knows. Raises OtlpError."""
+    try:
+        document = json_mapping.loaded(body, shape.resources, shape.scopes, shape.records)
+        request = json_format.ParseDict(document, shape.request(), ignore_unknown_fields=True)
+    except _UNREADABLE as error:
+        raise OtlpError("the body is no OTLP request in json, or has too many parts") from error
+    return request.SerializeToString()
+
+
 def _resources(body: bytes, encoding: Encoding, shape: Shape[M]) -> _Resources:
     if encoding == "protobuf":
         return _from_protobuf(body)

@@ -41,6 +41,18 @@ def _scopes(part: Object, scopes: str, records: str) -> Scopes:
         yield _object(scoped.get("scope")), found
 
 
+def loaded(body: bytes, resources: str, scopes: str, records: str) -> Object:
+    """The whole document, its ids in base64. Raises as `resources` does."""
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
+        raise ValueError("too many objects")
+    document = _object(json.loads(body.decode()))
+    for part in _objects(document, resources):
+        for scoped in _objects(part, scopes):
+            for record in _objects(scoped, records):
+                _with_ids(record, _to_base64)
+    return document
+
+
 def dumped(document: Object, resources: str, scopes: str, records: str) -> bytes:
     """The text of a document whose ids are in base64, with the ids in hexadecimal."""
     for part in _objects(document, resources):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracekit.model import Service
     from tracekit.otlp.tally import Tally
 
-_SHAPE: Final = Shape(
+SHAPE: Final = Shape(
     logs_pb2.LogRecord,
     ExportLogsServiceRequest,
     resources="resourceLogs",
@@ -32,12 +32,12 @@ def decode_logs(body: bytes, encoding: Encoding = "protobuf") -> Decoded[LogLine
     A line with ids of a wrong length stays, as one written outside a span. Source: opentelemetry-proto,
     logs.proto, `trace_id`.
     """
-    return decode(body, encoding, _SHAPE, _read)
+    return decode(body, encoding, SHAPE, _read)
 
 
 def encode_logs(lines: Iterable[LogLine], encoding: Encoding = "protobuf") -> bytes:
     """A request with these lines. Raises ValueError for what OTLP cannot hold."""
-    return encode(lines, encoding, _SHAPE, lambda line: (line.service, ""), _write)
+    return encode(lines, encoding, SHAPE, lambda line: (line.service, ""), _write)
 
 
 def _read(message: logs_pb2.LogRecord, service: Service, _scope: str, tally: Tally) -> LogLine:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tracekit.model import Service
 
-_SHAPE: Final = Shape(
+SHAPE: Final = Shape(
     metrics_pb2.Metric,
     ExportMetricsServiceRequest,
     resources="resourceMetrics",
@@ -33,12 +33,12 @@ _TEMPORALITIES: Final = {temporality.value: temporality for temporality in Tempo
 
 def decode_metrics(body: bytes, encoding: Encoding = "protobuf") -> Decoded[Metric]:
     """The metrics of a request; `rejected` counts points. Raises OtlpError where it cannot be read."""
-    return decode(body, encoding, _SHAPE, _read)
+    return decode(body, encoding, SHAPE, _read)
 
 
 def encode_metrics(metrics: Iterable[Metric], encoding: Encoding = "protobuf") -> bytes:
     """A request with these metrics. Raises ValueError for what OTLP cannot hold."""
-    return encode(metrics, encoding, _SHAPE, lambda metric: (metric.service, metric.scope), _write)
+    return encode(metrics, encoding, SHAPE, lambda metric: (metric.service, metric.scope), _write)
 
 
 def _read(message: metrics_pb2.Metric, service: Service, scope: str, tally: Tally) -> Metric | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tracekit.model import Service
 
-_SHAPE: Final = Shape(
+SHAPE: Final = Shape(
     trace_pb2.Span, ExportTraceServiceRequest, resources="resourceSpans", scopes="scopeSpans", records="spans"
 )
 _KINDS: Final = {kind.value: kind for kind in Kind}
@@ -32,12 +32,12 @@ def decode_spans(body: bytes, encoding: Encoding = "protobuf") -> Decoded[Span]:
     A span is refused alone if its trace id is not 16 bytes, its span id or its parent's not 8, or its own
     are all zero. A link with such ids is left out, with a warning: SDKs write links to nothing.
     """
-    return decode(body, encoding, _SHAPE, read_span)
+    return decode(body, encoding, SHAPE, read_span)
 
 
 def encode_spans(spans: Iterable[Span], encoding: Encoding = "protobuf") -> bytes:
     """A request with these spans. Raises ValueError for what OTLP cannot hold."""
-    return encode(spans, encoding, _SHAPE, lambda span: (span.service, span.scope), _write)
+    return encode(spans, encoding, SHAPE, lambda span: (span.service, span.scope), _write)
 
 
 def read_span(message: trace_pb2.Span, service: Service, scope: str, tally: Tally) -> Span:
