@@ -45,6 +45,7 @@ MAX_UNDER_WAY: Final = 64
 MAX_OTLP_SPANS: Final = 10_000
 MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
 _MAX_PARAMETERS: Final = 20
+_WHOLE_ID: Final = 32
 _EVENTS: Final = "text/event-stream"
 _PORT: Final = re.compile(r":\d+$")
 _HEADERS: Final = {
@@ -165,7 +166,11 @@ class _Api:
         return _json(views.flow(self._built(given)))
 
     def _flow_logs(self, given: _Given) -> Response:
-        return _json(views.logs(self._archive.flow_logs(self._flow_id(given))))
+        flow_id = self._flow_id(given)
+        lines = self._archive.flow_logs(flow_id)
+        if not lines and self._archive.build(flow_id) is None:
+            raise _no_such_flow(flow_id)
+        return _json(views.logs(lines))
 
     def _flow_otlp(self, given: _Given) -> Response:
         spans, taken = self._built(given).flow.spans, 0
@@ -191,6 +196,8 @@ class _Api:
     def _flow_id(self, given: _Given) -> str:
         """The whole id. Raises _RefusalError where there is none that begins so, or several."""
         begin = str(given["flow_id"]).lower()
+        if len(begin) == _WHOLE_ID:
+            return begin
         found = self._archive.ids(begin)
         if len(found) > 1:
             raise _RefusalError(
