@@ -231,7 +231,7 @@ graphs = st.lists(
 
 @pytest.mark.parametrize("kind", STORES)
 @given(spans=graphs)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_flow_is_handed_over_whole(kind: str, spans: list[Span]) -> None:
     with STORES[kind]() as store:
         for each in spans:

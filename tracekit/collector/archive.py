@@ -10,6 +10,7 @@ from tracekit.collector.store import Store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tracekit.collector.history import MetricHistory
     from tracekit.flow import Flow
     from tracekit.flow.search import Query
     from tracekit.model import LogLine
@@ -89,6 +90,11 @@ class Watcher(Protocol):
 
 class Archive(Store, Protocol):
     """A store that keeps flows for long, and finds them again. Any method may be called from any thread."""
+
+    @property
+    def metric_history(self) -> MetricHistory:
+        """The metrics, in memory; `metrics` gives the latest of it."""
+        ...
 
     def find(self, query: Query, *, limit: int = 100, after: str | None = None) -> Page:
         """Flows that meet the query, by their start, the latest first; `after` is an earlier page's `next`.

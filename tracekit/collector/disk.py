@@ -22,11 +22,10 @@ from tracekit.collector.archive import Built, Held, Page, Summary
 from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder
+from tracekit.collector.history import MetricHistory
 from tracekit.collector.index import Growth, Index
-from tracekit.collector.memory import MAX_BYTES, MAX_RECORDS, Row
 from tracekit.collector.reach import flow_spans
 from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
-from tracekit.collector.size import of_metric
 from tracekit.collector.store import Counts
 from tracekit.flow import Knowledge, build_flow, facts
 from tracekit.flow.search import AttributeTerm, destinations, matches
@@ -110,7 +109,7 @@ class DiskStore:
         self._growths: dict[bytes, Growth] = {}
         self._held: dict[int, list[int]] = {}
         self._scanner = Scanner()
-        self._metrics: Row[Metric] = Row(MAX_RECORDS, MAX_BYTES, of_metric)
+        self.metric_history = MetricHistory()
         self._refused: Counter[Signal] = Counter()
         self._dropped = [0, 0]
         self._waiting: OrderedDict[bytes, float] = OrderedDict()
@@ -186,9 +185,7 @@ class DiskStore:
         self.changes.announce()
 
     def add_metrics(self, metrics: Sequence[Metric]) -> None:
-        with self._lock:
-            for metric in metrics:
-                self._metrics.add(metric)
+        self.metric_history.add(metrics)
         if metrics:
             self.changes.announce()
 
@@ -362,7 +359,6 @@ class DiskStore:
                 spans, lines = self._index.drop_until(oldest)
                 self._dropped[0] += spans
                 self._dropped[1] += lines
-            self.changes.announce()
 
     def _bytes(self) -> int:
         return self._segments.total_bytes + self._index.size()
@@ -422,7 +418,6 @@ class DiskStore:
                 self._index.note_built([each.summary for each in built])
                 self._index.note_no_flow(none)
         if built:
-            self.changes.announce()
             for watcher in self._watchers:
                 watcher(built)
 
@@ -538,10 +533,10 @@ class DiskStore:
         return tuple(line for payload in payloads for line in decode_logs(payload).records)
 
     def metrics(self) -> tuple[Metric, ...]:
-        with self._lock:
-            return self._metrics.all()
+        return self.metric_history.latest()
 
     def counts(self) -> Mapping[Signal, Counts]:
+        history = self.metric_history
         with self._lock:
             spans, lines = self._index.counts()
             spans += sum(held[0] for held in self._held.values())
@@ -549,7 +544,7 @@ class DiskStore:
             return {
                 "traces": Counts(spans, self._dropped[0], self._refused["traces"]),
                 "logs": Counts(lines, self._dropped[1], self._refused["logs"]),
-                "metrics": Counts(self._metrics.kept, self._metrics.dropped, self._refused["metrics"]),
+                "metrics": Counts(history.kept, history.dropped, self._refused["metrics"]),
             }
 
     def watch(self, watcher: Watcher) -> None:

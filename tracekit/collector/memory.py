@@ -37,8 +37,8 @@ class MemoryStore:
         self.changes = Changes()
         self._lock = threading.RLock()
         self._traces = _Traces(max_records, max_bytes)
-        self._lines: Row[LogLine] = Row(max_records, max_bytes, size.of_line)
-        self._metrics: Row[Metric] = Row(max_records, max_bytes, size.of_metric)
+        self._lines: _Row[LogLine] = _Row(max_records, max_bytes, size.of_line)
+        self._metrics: _Row[Metric] = _Row(max_records, max_bytes, size.of_metric)
         self._refused: Counter[Signal] = Counter()
 
     def add_spans(self, spans: Sequence[Span]) -> None:
@@ -116,7 +116,7 @@ class _Services:
         return number * size.of_attributes(service.attributes)
 
 
-class Row(Generic[R]):
+class _Row(Generic[R]):
     """Records in order of arrival, the oldest out first."""
 
     def __init__(self, max_records: int, max_bytes: int, size_of: Callable[[R], int]) -> None:

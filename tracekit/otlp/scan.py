@@ -1,8 +1,9 @@
 """Scan: what an index needs of a request of spans, read from its bytes without decoding them.
 
-Decoding takes ten times as long. So the bytes are kept as they came, and decoded where somebody looks;
-that they can be is made certain here, by protobuf's own parser. Understood is what SDKs write: fields in
-the order of their numbers, each as short as it can be. All else is left to the decoder.
+Decoding takes ten times as long. So the bytes are kept as they came, and decoded where somebody looks.
+Understood is what SDKs write: fields once, in the order of their numbers, each as short as it can be. That
+a request is written so, and can be decoded, protobuf's own parser makes certain: it would write it in the
+same way. All else is left to the decoder.
 """
 
 from __future__ import annotations
@@ -243,13 +244,19 @@ def _spans(body: bytes, at: int, until: int, service: Service, found: list[Stran
                 if text not in named:
                     named += (text,)
         if at - parsed > _AT_ONCE:
-            trace_pb2.ScopeSpans.FromString(body[parsed:at])
+            _check(body[parsed:at])
             parsed = at
     if spans:
         strand = trace, flow_id, service, first, last, spans, errors, unended, entry, mentioned, named
         found.append(new(Strand, strand))
-    trace_pb2.ScopeSpans.FromString(body[parsed:at])
+    _check(body[parsed:at])
     return at
+
+
+def _check(spans: bytes) -> None:
+    """That they can be decoded, and have each field once and in order, as the scan takes for granted."""
+    if trace_pb2.ScopeSpans.FromString(spans).SerializeToString() != spans:
+        raise _Unusual
 
 
 def _has_failed(body: bytes, end: int) -> bool:
