@@ -10,26 +10,15 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import importlib
 import json
 import pstats
 import sys
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 
-from tracekit.collector.memory import MemoryStore
+from tracekit.collector.api import create_api
+from tracekit.collector.disk import DiskStore
 from tracekit.collector.server import CollectorServer
-
-
-def _server(folder: Path, ends: ExitStack) -> CollectorServer:
-    try:
-        disk = importlib.import_module("tracekit.collector.disk")
-        api = importlib.import_module("tracekit.collector.api")
-    except ImportError:
-        return CollectorServer(MemoryStore())
-    store = ends.enter_context(disk.DiskStore(folder))
-    return CollectorServer(store, pages=api.create_api(store))
 
 
 def main() -> None:
@@ -45,10 +34,11 @@ def main() -> None:
 
     if arguments.profile:
         threading.setprofile(begin)
-    with ExitStack() as ends:
-        server = ends.enter_context(_server(arguments.folder, ends))
-        api = server.pages_endpoint if server.pages_port else ""
-        print(json.dumps({"otlp": server.http_endpoint, "api": api}), flush=True)
+    with (
+        DiskStore(arguments.folder) as store,
+        CollectorServer(store, pages=create_api(store)) as server,
+    ):
+        print(json.dumps({"otlp": server.http_endpoint, "api": server.pages_endpoint}), flush=True)
         sys.stdin.read()
     if profiles:
         pstats.Stats(*profiles).dump_stats(arguments.profile)

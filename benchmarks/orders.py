@@ -33,11 +33,7 @@ SPANS: Final = 8
 """In each flow."""
 BATCH: Final = 512
 SERVICES: Final = ("orders", "payment", "inventory", "notification")
-_FAIL_EVERY: Final = 50  # the notification cannot be sent
-_REFUSE_EVERY: Final = 2500  # no payment: another queue
-_REFUSED: Final = 7  # of so many that one
 _TRACE_APART_EVERY: Final = 16  # a consumer that links to its message, and begins a trace
-_SLOW_EVERY: Final = 40  # waits for seconds
 _APART_NS: Final = 1_000_000
 
 # Filled in for each span. As wide as the real values, and found nowhere else in an encoded span.
@@ -74,13 +70,23 @@ class Load:
     def bytes(self) -> int:
         return sum(length for _, length in self.places)
 
-    @property
-    def refused(self) -> int:
-        """How many orders were refused: few of many."""
-        return len(range(_REFUSED, self.flows, _REFUSE_EVERY))
-
     def flow_id(self, number: int) -> str:
         return self.ids[16 * number : 16 * number + 16].hex()
+
+
+def has_failed(number: int) -> bool:
+    """Its notification could not be sent."""
+    return number % 50 == 49
+
+
+def is_slow(number: int) -> bool:
+    """It waits for seconds; all others are done within one."""
+    return number % 40 == 9
+
+
+def is_refused(number: int) -> bool:
+    """Its payment was refused, and another queue hears of it: few of many."""
+    return number % 2500 == 7
 
 
 class _Shape:
@@ -211,8 +217,7 @@ class _Orders:
         flow = drawn.randbytes(16)
         self.ids += flow
         ids = [drawn.randbytes(8) for _ in range(SPANS)]
-        fails = number % _FAIL_EVERY == _FAIL_EVERY - 1
-        refused = number % _REFUSE_EVERY == _REFUSED
+        fails, refused = has_failed(number), is_refused(number)
         apart = not fails and number % _TRACE_APART_EVERY == 0
         topic = "refusals" if refused else "orders"
         called = at_ns + drawn.randrange(1_000_000, 4_000_000)
@@ -222,7 +227,7 @@ class _Orders:
         sent = call_ended + drawn.randrange(100_000, 500_000)
         sent_ended = sent + drawn.randrange(1_000_000, 5_000_000)
         ended = sent_ended + drawn.randrange(200_000, 900_000)
-        wait = drawn.randrange(2_000_000_000, 4_000_000_000) if number % _SLOW_EVERY == 0 else 0
+        wait = drawn.randrange(2_000_000_000, 4_000_000_000) if is_slow(number) else 0
         taken = sent_ended + wait + drawn.randrange(2_000_000, 300_000_000)
         stock = taken + drawn.randrange(3_000_000, 20_000_000)
         stock_ended = stock + drawn.randrange(1_000_000, 5_000_000)
