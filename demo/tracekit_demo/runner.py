@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracekit_demo.broker import BrokerError, embedded_broker
 from tracekit_demo.client import place
@@ -30,6 +30,8 @@ from tracekit_demo.shop.topics import TOPICS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tracekit.collector.archive import Archive
+    from tracekit_demo.collector import Collector
     from tracekit_demo.watch import Watch, Watched
 
 _NEEDED: Final = (
@@ -46,8 +48,17 @@ _ORDER_EVERY_S: Final = 1.0
 _TYPED_S: Final = 0.2
 _PATIENCE_S: Final = 60.0
 _RECENT: Final = 200
+_KEPT: Final = 3
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _WIDTH: Final = 100
+
+
+class _Started(NamedTuple):
+    """What runs once the shop takes orders."""
+
+    services: Services
+    watch: Watch
+    collector: Collector
 
 
 def run(
@@ -83,8 +94,8 @@ def _run(once: bool, kafka: str | None, database: str | None, data: Path | None,
                 home = _home(started, folder, data, once=once)
                 if fault is not None:
                     home.switch(fault, on=True)
-                services, watch = _start(started, folder, home, kafka, database)
-                code = _once(services, watch, fault) if once else _until_interrupted(services, watch, home)
+                shop = _start(started, folder, home, kafka, database, once=once)
+                code = _once(shop, fault) if once else _until_interrupted(shop, home)
                 is_told = fault is not None
             finally:
                 for number in _SIGNALS:  # who presses Ctrl-C twice gets a clean end all the same
@@ -103,7 +114,7 @@ def _run(once: bool, kafka: str | None, database: str | None, data: Path | None,
 
 def _home(started: ExitStack, folder: Path, data: Path | None, *, once: bool) -> Home:
     """The directory that this demo has to itself."""
-    home = Home(folder if once and data is None else data or default_folder())
+    home = Home(folder / "home" if once and data is None else data or default_folder())
     try:
         started.enter_context(home.held())
     except OSError as error:
@@ -113,15 +124,21 @@ def _home(started: ExitStack, folder: Path, data: Path | None, *, once: bool) ->
     except TakenError as error:
         if data is not None:
             raise DemoError(f"--data {data}: {error}. End that one, or name another directory") from error
-        print(f"{home.folder}: {error}; this one takes {folder}, and removes it at its end")
-        home = Home(folder)
+        print(f"{home.folder}: {error}; this one keeps its flows elsewhere, until it ends")
+        home = Home(folder / "home")
         started.enter_context(home.held())
     return home
 
 
 def _start(
-    started: ExitStack, folder: Path, home: Home, kafka: str | None, database: str | None
-) -> tuple[Services, Watch]:
+    started: ExitStack,
+    folder: Path,
+    home: Home,
+    kafka: str | None,
+    database: str | None,
+    *,
+    once: bool,
+) -> _Started:
     """Everything that the first order needs; the services that only consume are still on their way."""
     if absent := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise DemoError(
@@ -134,10 +151,11 @@ def _start(
     services = started.enter_context(Services(folder, database=database))
     with _progress("collector"):
         # Imported here, for it takes a moment, and needs what was just looked for.
-        from tracekit.collector.server import CollectorServer
-        from tracekit_demo.watch import Watch
+        from tracekit_demo.collector import collecting
+        from tracekit_demo.watch import PATIENCE_S, Watch
 
-        collector = started.enter_context(CollectorServer())
+        collector = started.enter_context(collecting(home.folder, is_public=not once))
+    _show_kept(collector.archive)
     with _progress(f"kafka ({kafka or 'embedded'})"):
         if kafka:
             broker = kafka_settings(kafka)
@@ -145,7 +163,7 @@ def _start(
             broker = started.enter_context(embedded_broker(TOPICS)).environment
         settings = {
             **broker,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "FAULTS_FOLDER": str(home.faults_folder),
         }
     started.callback(services.end)  # while Kafka and the collector are there
@@ -153,7 +171,19 @@ def _start(
         services.start(SERVING, settings)
         services.wait_answering(SERVING)
         services.start(CONSUMING, settings)
-    return services, Watch(collector.store, patience_s=_PATIENCE_S)
+    watch = Watch(collector.archive, patience_s=PATIENCE_S if once else _PATIENCE_S)
+    return _Started(services, watch, collector)
+
+
+def _show_kept(archive: Archive) -> None:
+    """The flows of earlier starts: how many, and the last ones."""
+    from tracekit.cli import rows
+
+    number, latest = archive.held().flows, archive.find((), limit=_KEPT).flows
+    if latest:
+        print(f"{number} flows of earlier starts are kept, the latest:")
+    for flow in latest:
+        _say(f"  {rows.line(flow, color=False)}", _width())
 
 
 @contextmanager
@@ -164,22 +194,22 @@ def _progress(what: str) -> Iterator[None]:
     print(f"ok {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _once(services: Services, watch: Watch, fault: str | None) -> int:
+def _once(shop: _Started, fault: str | None) -> int:
     """One order in each mode; 0 if each flow is what it must be, and is so still when nothing more comes.
 
     Time alone fails no flow but under a fault: a busy machine is slow too.
     """
     done: list[Watched] = []
     for number, mode in enumerate(MODES, 1):
-        _place(services, watch, number, Scenario(mode))
-        while (watched := watch.next_done(1.0)) is None:
+        _place(shop, number, Scenario(mode))
+        while (watched := shop.watch.next_done(1.0)) is None:
             pass
         done.append(watched)
         _show(watched, whole=True)
         if number == 1:
-            _await_consuming(services)
+            _await_consuming(shop.services)
     shown = [watched.defects for watched in done]
-    watch.settle(done)
+    shop.watch.settle(done)
     for watched, defects in zip(done, shown, strict=True):
         if watched.defects != defects:
             print(f"\n{_named(watched)}, now that nothing more comes")
@@ -197,7 +227,7 @@ def _once(services: Services, watch: Watch, fault: str | None) -> int:
     return 1
 
 
-def _until_interrupted(services: Services, watch: Watch, home: Home) -> int:
+def _until_interrupted(shop: _Started, home: Home) -> int:
     """An order a second: the first flow of each mode is shown whole, the others as a line."""
     recent: deque[Watched] = deque(maxlen=_RECENT)
     next_at = time.monotonic()
@@ -206,16 +236,17 @@ def _until_interrupted(services: Services, watch: Watch, home: Home) -> int:
         if (now_on := home.faults_on()) != faults:
             faults = now_on
             print(f"faults that are on now: {', '.join(faults) or 'none'}", flush=True)
-        _place(services, watch, number, scenario)
+        _place(shop, number, scenario)
         next_at = max(next_at + _ORDER_EVERY_S, time.monotonic())
         while (left := next_at - time.monotonic()) > 0 or (number == 1 and not recent):
-            if (done := watch.next_done(min(max(left, 0), _TYPED_S))) is not None:
+            if (done := shop.watch.next_done(min(max(left, 0), _TYPED_S))) is not None:
                 _show(done, whole=done.number <= len(MODES))
                 recent.append(done)
             if wanted := _typed():
-                _show_again(recent, wanted)
+                _show_again(recent, wanted, shop.watch)
         if number == 1:
-            _await_consuming(services)
+            _await_consuming(shop.services)
+            _greet(shop.collector, home)
             print("an order a second from now on; Ctrl-C ends it all", flush=True)
             if _is_typed_to():
                 print("type an order's number and Enter to see it as a tree", flush=True)
@@ -227,9 +258,20 @@ def _await_consuming(services: Services) -> None:
         services.wait_ready([*SERVING, *CONSUMING])
 
 
-def _place(services: Services, watch: Watch, number: int, scenario: Scenario) -> None:
+def _greet(collector: Collector, home: Home) -> None:
+    """Where the flows are, and what to do with them from another terminal."""
+    from tracekit.sources import DEFAULT_SERVER
+
+    server = "" if collector.api == DEFAULT_SERVER else f" --server {collector.api}"
+    data = "" if home.folder == default_folder() else f" --data {home.folder}"
+    _say(f"flows are kept in {home.folder}, and answered for at {collector.api}/api/flows", _width())
+    _say(f"in another terminal: tracekit flows{server}   tracekit flow ID{server}", _width())
+    _say(f"to make something go wrong: tracekit demo fault{data}", _width())
+
+
+def _place(shop: _Started, number: int, scenario: Scenario) -> None:
     try:
-        watch.add(number, scenario, *place(services.port("orders"), scenario))
+        shop.watch.add(number, scenario, *place(shop.services.port("orders"), scenario))
     except (OSError, http.client.HTTPException) as error:
         raise DemoError(f"orders does not answer any more ({error})") from error
 
@@ -246,11 +288,12 @@ def _typed() -> str:
     return ""
 
 
-def _show_again(recent: Iterable[Watched], wanted: str) -> None:
+def _show_again(recent: Iterable[Watched], wanted: str, watch: Watch) -> None:
     found = next((watched for watched in recent if f"{watched.number}" == wanted.lstrip("#")), None)
     if found is None:
         print(f"no order {wanted!r} among the last {_RECENT} that are done", flush=True)
     else:
+        watch.look_at(found)
         _show(found, whole=True)
 
 
@@ -270,7 +313,7 @@ def _show(done: Watched, *, whole: bool) -> None:
     else:
         _say(f"{_named(done)}: {render_line(done.flow)}{'' if whole else f'   {done.flow_id[:8]}'}", width)
     if done.flow is not None and whole:
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        color = _is_colored()
         print(render(done.flow, width=width, color=color))
         for flow in done.rest:
             print("what should follow in it, as a flow of its own:")
@@ -280,6 +323,10 @@ def _show(done: Watched, *, whole: bool) -> None:
     sys.stdout.flush()
 
 
+def _is_colored() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
 def _width() -> int:
     return shutil.get_terminal_size((_WIDTH, 0)).columns
 
@@ -287,5 +334,11 @@ def _width() -> int:
 def _say(line: str, width: int) -> None:
     """The line; in a terminal on as many as it takes, broken between words."""
     if sys.stdout.isatty():
-        line = textwrap.fill(line, max(width, 40), subsequent_indent="    ", break_on_hyphens=False)
+        line = textwrap.fill(
+            line,
+            max(width, 40),
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+            break_long_words=False,  # it is a path, or an address
+        )
     print(line)

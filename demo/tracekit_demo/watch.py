@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracekit.flow import Knowledge, build_flow, facts
+from tracekit.flow.search import AttributeTerm, NumberTerm
 from tracekit.model import Kind
 from tracekit_demo import findings
 from tracekit_demo.expected import missing, strays, surplus
@@ -15,7 +16,7 @@ from tracekit_demo.expected import missing, strays, surplus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tracekit.collector.store import Store
+    from tracekit.collector.archive import Archive
     from tracekit.flow import Flow
     from tracekit.model import Span
     from tracekit_demo.expected import Edge
@@ -27,6 +28,7 @@ _LOOK_S: Final = 0.1
 _STUCK_S: Final = 1.0
 """So long nothing may come to a flow before what should follow in it is looked for elsewhere."""
 _EARLIER: Final = 200
+_REST: Final = 10
 
 PATIENCE_S: Final = 15.0
 
@@ -103,8 +105,8 @@ def _named(span: Span) -> str:
 class Watch:
     """The orders whose flows are not done yet. For one thread."""
 
-    def __init__(self, store: Store, *, patience_s: float = PATIENCE_S) -> None:
-        self._store = store
+    def __init__(self, archive: Archive, *, patience_s: float = PATIENCE_S) -> None:
+        self._archive = archive
         self._patience_s = patience_s
         self._watched: list[Watched] = []
         self._earlier: deque[findings.Handled] = deque(maxlen=_EARLIER)
@@ -119,7 +121,7 @@ class Watch:
         """The next order whose flow is done, or for which patience has ended; None if none is in time."""
         until = time.monotonic() + timeout_s
         while True:
-            version = self._store.changes.version
+            version = self._archive.changes.version
             for watched in self._watched:
                 if self._is_done(watched):
                     self._watched.remove(watched)
@@ -129,7 +131,7 @@ class Watch:
             left = until - time.monotonic()
             if left <= 0:
                 return None
-            self._store.changes.wait(lambda: self._store.changes.version != version, min(left, _LOOK_S))  # noqa: B023
+            self._archive.changes.wait(lambda: self._archive.changes.version != version, min(left, _LOOK_S))  # noqa: B023
 
     def settle(self, done: Iterable[Watched]) -> None:
         """Wait until nothing more comes, for as long as patience lasts, and look at these once more.
@@ -138,14 +140,14 @@ class Watch:
         """
         until = time.monotonic() + self._patience_s
         while time.monotonic() < until:
-            version = self._store.changes.version
-            if not self._store.changes.wait(lambda: self._store.changes.version != version, QUIET_S):  # noqa: B023
+            version = self._archive.changes.version
+            if not self._archive.changes.wait(lambda: self._archive.changes.version != version, QUIET_S):  # noqa: B023
                 break
         for watched in done:
-            self._look_at(watched)
+            self.look_at(watched)
 
     def _is_done(self, watched: Watched) -> bool:
-        self._look_at(watched)
+        self.look_at(watched)
         now = time.monotonic()
         if not watched.defects:
             return True
@@ -161,7 +163,7 @@ class Watch:
             self._look_elsewhere(watched)
         return watched.is_explained and now - watched.changed_at_s >= QUIET_S
 
-    def _look_at(self, watched: Watched) -> None:
+    def look_at(self, watched: Watched) -> None:
         """Build the flow anew where spans came."""
         flow = self._built(watched.flow_id, watched.flow)
         if flow is not None and flow is not watched.flow:
@@ -173,18 +175,14 @@ class Watch:
         """Find what should have followed in a flow, and did not, by the id of its order."""
         if watched.flow is None:
             return
-        order_id = watched.flow.entry.attributes.get("order.id")
-        known = {span.trace_id for span in watched.flow.spans}
-        others = {
-            span.trace_id
-            for span in self._store.spans()
-            if order_id is not None and span.attributes.get("order.id") == order_id
-        }
-        rest = []
-        for flow_id in sorted(others - known):
-            before = next((flow for flow in watched.rest if flow.id == flow_id), None)
-            if (flow := self._built(flow_id, before)) is not None:
-                rest.append(flow)
+        entry = watched.flow.entry
+        known: dict[str, Flow | None] = {flow.id: flow for flow in watched.rest}
+        if not known:
+            same = AttributeTerm("order.id", "=", str(entry.attributes.get("order.id")))
+            since = NumberTerm("started", ">=", entry.start_ns)
+            found = self._archive.find((since, same), limit=_REST)
+            known = {flow.id: None for flow in found.flows if flow.id != watched.flow_id}
+        rest = [flow for each, before in known.items() if (flow := self._built(each, before)) is not None]
         if tuple(rest) != watched.rest:
             watched.rest = tuple(rest)
             watched.changed_at_s = time.monotonic()
@@ -192,7 +190,7 @@ class Watch:
 
     def _built(self, flow_id: str, before: Flow | None) -> Flow | None:
         """The flow as it is now: the very same as before, where nothing came."""
-        spans = self._store.flow(flow_id)
+        spans = self._archive.flow(flow_id)
         if not spans or (before is not None and len(spans) == len(before.spans) and not before.open_spans):
             return before
         flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=True))

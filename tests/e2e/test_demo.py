@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import termios
 from typing import IO, TYPE_CHECKING
 
 import psutil
 import pytest
 from tracekit_demo.broker import embedded_broker
+from tracekit_demo.collector import GRPC_PORT, HTTP_PORT
+from tracekit_demo.home import Home, default_folder
 from tracekit_demo.shop.topics import TOPICS
 
+from tracekit.sources import API_PORT
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 DEMO = [sys.executable, "-m", "tracekit", "demo"]
@@ -25,9 +33,15 @@ PATIENCE_S = 90
 
 
 @pytest.fixture(autouse=True)
-def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A demo of a test keeps nothing in the user's own directory."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+def _apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A demo of a test keeps nothing in the user's own directory, nor are the standard ports its own."""
+    with contextlib.ExitStack() as held:
+        monkeypatch.setenv("XDG_DATA_HOME", held.enter_context(tempfile.TemporaryDirectory()))
+        for port in (HTTP_PORT, GRPC_PORT, API_PORT):
+            # Bound but not listening; or somebody else has it, which is as well.
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        yield
 
 
 def test_once_shows_one_whole_flow_of_each_mode() -> None:
@@ -109,6 +123,76 @@ def test_two_demos_at_once_do_not_disturb_each_other() -> None:
     assert [demo.returncode for demo in both] == [0, 0], said
 
 
+def test_a_fault_begins_and_ends_while_the_demo_runs(tmp_path: Path) -> None:
+    def fault(*arguments: str) -> str:
+        command = [*DEMO, "fault", *arguments, "--data", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with subprocess.Popen(
+        [*DEMO, "--data", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        said = _lines_until(demo.stdout, "an order a second")
+        before = fault()
+        switched = fault("failing-payment")
+        said += _lines_until(demo.stdout, "payment POST /charge failed: ConnectionError")
+        during = fault()
+        fault("failing-payment", "off")
+        said += _lines_until(demo.stdout, "faults that are on now: none")
+        said += _lines_until(demo.stdout, "accepted: POST /orders 201")
+        demo.send_signal(signal.SIGINT)
+        rest, errors = demo.communicate(timeout=PATIENCE_S)
+
+    assert "faults that are on now: failing-payment\n" in said
+    assert re.findall(r"^(\S+) +on ", before, re.MULTILINE) == []
+    assert re.findall(r"^(\S+) +on ", during, re.MULTILINE) == ["failing-payment"]
+    assert switched.startswith("failing-payment is on: payment's card network hangs up on every charge.")
+    assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], "")
+
+
+def test_a_second_start_shows_the_flows_of_the_first() -> None:
+    first = _stopped_after("#3 hybrid, accepted")
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        said = _lines_until(demo.stdout, "answered for at ")
+        server = said.rpartition("answered for at ")[2].strip().removesuffix("/api/flows")
+        flows = subprocess.run(
+            [sys.executable, "-m", "tracekit", "flows", "--server", server],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=PATIENCE_S)
+
+    ids = re.findall(r"   ([0-9a-f]{8})$", first, re.MULTILINE)
+    assert (demo.returncode, errors) == (0, "")
+    assert len(ids) >= 2
+    kept = said[said.index(" flows of earlier starts are kept, the latest:") :]
+    assert any(f"  {each}  POST /orders 20" in kept for each in ids), said
+    assert all(f"  {each}" in flows.stdout for each in ids), flows.stdout
+
+
+def test_a_second_demo_at_once_says_so_and_keeps_its_flows_elsewhere() -> None:
+    home = Home(default_folder())
+    with home.held():
+        said = _stopped_after("starting collector")
+
+    begin = f"{home.folder}: another demo runs there (process {os.getpid()}); "
+    assert said.startswith(begin + "this one keeps its flows elsewhere, until it ends\n")
+
+
+def _stopped_after(wanted: str) -> str:
+    """What a demo said that got Ctrl-C at this line."""
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        said = _lines_until(demo.stdout, wanted)
+        demo.send_signal(signal.SIGINT)
+        rest, errors = demo.communicate(timeout=PATIENCE_S)
+    assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], ""), said + rest + errors
+    return said + rest
+
+
 def test_an_order_whose_number_is_typed_is_shown_as_a_tree() -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
@@ -151,3 +235,13 @@ def _read_until(terminal: IO[bytes], *wanted: str) -> str:
             said += terminal.read(1).replace(b"\r", b"")
         start = at + len(text.encode())
     return said.decode()
+
+
+def _lines_until(said: Iterable[str], wanted: str) -> str:
+    """What was said, up to the line with this in it."""
+    lines = []
+    for line in said:
+        lines.append(line)
+        if wanted in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 DEMO: Final = [sys.executable, "-m", "tracekit", "demo"]
 PATIENCE_S: Final = 90
@@ -81,40 +76,3 @@ def test_once_under_a_fault_fails_and_says_what_the_flows_say(
     for order, sentence in said.items():
         assert re.fullmatch(told[order], sentence), sentence
         assert f"\n  ✕ {sentence}\n" in shown, "under the flow itself too"
-
-
-def test_a_fault_begins_and_ends_while_the_demo_runs(tmp_path: Path) -> None:
-    def fault(*arguments: str) -> str:
-        command = [*DEMO, "fault", *arguments, "--data", str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    with subprocess.Popen(
-        [*DEMO, "--data", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as demo:
-        assert demo.stdout is not None
-        said = _read_until(demo.stdout, "an order a second")
-        before = fault()
-        switched = fault("failing-payment")
-        said += _read_until(demo.stdout, f"payment POST /charge {FAILED}")
-        during = fault()
-        fault("failing-payment", "off")
-        said += _read_until(demo.stdout, "faults that are on now: none")
-        said += _read_until(demo.stdout, "accepted: POST /orders 201")
-        demo.send_signal(signal.SIGINT)
-        rest, errors = demo.communicate(timeout=PATIENCE_S)
-
-    assert "faults that are on now: failing-payment\n" in said
-    assert re.findall(r"^(\S+) +on ", before, re.MULTILINE) == []
-    assert re.findall(r"^(\S+) +on ", during, re.MULTILINE) == ["failing-payment"]
-    assert switched.startswith("failing-payment is on: payment's card network hangs up on every charge.")
-    assert (demo.returncode, rest.splitlines()[-1:], errors) == (0, ["ended"], "")
-
-
-def _read_until(said: Iterable[str], wanted: str) -> str:
-    """What was said, up to the line with this in it."""
-    lines = []
-    for line in said:
-        lines.append(line)
-        if wanted in line:
-            return "".join(lines)
-    raise AssertionError("".join(lines))

@@ -18,7 +18,7 @@ from tracekit_demo.switch import switch
 from tracekit_demo.watch import Watch, Watched
 
 from tracekit.cli import demo as command
-from tracekit.collector.memory import MemoryStore
+from tracekit.collector.disk import DiskStore
 from tracekit.flow import build_flow
 from tracekit.model import Event, Kind, Service, Span, Status
 
@@ -275,6 +275,12 @@ def test_a_wait_that_says_nothing_of_its_consumer_is_not_named(now: Handled) -> 
 # -- when an order is done --------------------------------------------------------------------------
 
 
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[DiskStore]:
+    with DiskStore(tmp_path / "archive") as archive:
+        yield archive
+
+
 def lost_half() -> list[Span]:
     """The first span of what follows without context: a flow of its own."""
     headless = message(9, "payment", Kind.CONSUMER, "order.created", 1, 400, 430)
@@ -284,11 +290,12 @@ def lost_half() -> list[Span]:
     ]
 
 
-def test_where_context_is_lost_the_rest_is_found_by_its_order_and_the_break_is_named() -> None:
-    store = MemoryStore()
-    watch = Watch(store, patience_s=60)
+def test_where_context_is_lost_the_rest_is_found_by_its_order_and_the_break_named(
+    archive: DiskStore,
+) -> None:
+    watch = Watch(archive, patience_s=60)
     watch.add(1, Scenario("async"), TRACE, 202)
-    store.add_spans([order(20), *lost_half()])
+    archive.add_spans([order(20), *lost_half()])
 
     done = watch.next_done(30)
 
@@ -302,24 +309,24 @@ def test_where_context_is_lost_the_rest_is_found_by_its_order_and_the_break_is_n
     )
 
 
-def test_a_message_that_still_waits_is_no_lost_one_and_is_named_when_patience_ends() -> None:
-    store = MemoryStore()
-    store.add_spans([order(20), created(), *lost_half()])
-    watch = Watch(store, patience_s=0)
+def test_a_message_that_still_waits_is_not_lost_and_is_named_when_patience_ends(
+    archive: DiskStore,
+) -> None:
+    archive.add_spans([order(20), created(), *lost_half()])
+    watch = Watch(archive, patience_s=2)
     watch.add(1, Scenario("async", "crashed"), TRACE, 202)
 
-    done = watch.next_done(0)
+    done = watch.next_done(30)
 
     assert done is not None
     assert done.rest == ()
-    assert done.said == ("order.created still waits for payment process order.created, 0 s after the order",)
+    assert done.said == ("order.created still waits for payment process order.created, 2 s after the order",)
 
 
-def test_a_failure_that_explains_what_is_missing_is_not_waited_out() -> None:
-    store = MemoryStore()
-    watch = Watch(store, patience_s=60)
+def test_a_failure_that_explains_what_is_missing_is_not_waited_out(archive: DiskStore) -> None:
+    watch = Watch(archive, patience_s=60)
     watch.add(1, Scenario("sync"), TRACE, 500)
-    store.add_spans([failing(order(20), "ConnectionError", "hung up")])
+    archive.add_spans([failing(order(20), "ConnectionError", "hung up")])
 
     done = watch.next_done(30)
 

@@ -11,11 +11,14 @@ from tracekit_demo.expected import EXPECTED, Edge, missing, seen, surplus
 from tracekit_demo.scenarios import ENDINGS, MODES, Scenario, stream
 from tracekit_demo.watch import Watch, Watched
 
-from tracekit.collector.memory import MemoryStore
+from tracekit.collector.disk import DiskStore
 from tracekit.flow import build_flow
 from tracekit.model import Kind, Link, Service, Span, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tracekit_demo.scenarios import Ending
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -111,27 +114,31 @@ def test_an_edge_that_is_there_twice_is_named() -> None:
     assert surplus(build_flow([ENTRY, CALL, CHARGED, *again]), Scenario("sync", "declined")) == (CHARGE,)
 
 
-def test_a_flow_is_done_once_its_edges_are_there() -> None:
-    store = MemoryStore()
-    watch = Watch(store)
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[DiskStore]:
+    with DiskStore(tmp_path / "archive") as archive:
+        yield archive
+
+
+def test_a_flow_is_done_once_its_edges_are_there(archive: DiskStore) -> None:
+    watch = Watch(archive)
     watch.add(1, Scenario("sync", "declined"), TRACE, 402)
-    store.add_spans([ENTRY, CALL])
+    archive.add_spans([ENTRY, CALL])
     assert watch.next_done(0) is None
 
-    store.add_spans([CHARGED])
+    archive.add_spans([CHARGED])
     done = watch.next_done(5)
 
     assert done is not None
     assert done.defects == ()
 
 
-def test_after_some_patience_a_flow_is_shown_with_what_it_lacks() -> None:
-    store = MemoryStore()
-    store.add_spans([ENTRY, CALL])
-    watch = Watch(store, patience_s=0)
+def test_after_some_patience_a_flow_is_shown_with_what_it_lacks(archive: DiskStore) -> None:
+    archive.add_spans([ENTRY, CALL])
+    watch = Watch(archive, patience_s=1)
     watch.add(1, Scenario("sync", "declined"), TRACE, 500)
 
-    done = watch.next_done(0)
+    done = watch.next_done(30)
 
     assert done is not None
     assert done.defects == (
@@ -168,15 +175,14 @@ def test_the_stream_begins_with_each_mode_and_soon_has_had_all_endings_in_each()
     assert {(order.mode, order.ending) for order in first} == set(EXPECTED)
 
 
-def test_what_comes_too_late_and_must_not_be_there_is_found_at_the_end() -> None:
-    store = MemoryStore()
-    watch = Watch(store)
+def test_what_comes_too_late_and_must_not_be_there_is_found_at_the_end(archive: DiskStore) -> None:
+    watch = Watch(archive)
     watch.add(1, Scenario("sync", "declined"), TRACE, 402)
-    store.add_spans([ENTRY, CALL, CHARGED])
-    done = watch.next_done(0)
+    archive.add_spans([ENTRY, CALL, CHARGED])
+    done = watch.next_done(30)
     assert done is not None
 
-    store.add_spans([span(13, "payment", "POST /charge", Kind.SERVER, 2)])
+    archive.add_spans([span(13, "payment", "POST /charge", Kind.SERVER, 2)])
     watch.settle([done])
 
     assert done.defects == (f"not expected: {CHARGE}",)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tracekit_demo import runner
+from tracekit_demo import collector, runner
 from tracekit_demo.broker import embedded_broker
+from tracekit_demo.home import Home
 from tracekit_demo.services import ServiceError, Services
 from tracekit_demo.shop.topics import TOPICS
+
+from tracekit.collector.disk import DiskStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,3 +148,48 @@ def test_what_is_not_installed_is_named_with_the_pip_line(
         "not installed: sqlalchemy. The cure: pip install '.[demo]' in tracekit's clone"
         in capsys.readouterr().err
     )
+
+
+def test_a_directory_that_another_demo_has_is_not_taken_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Home(tmp_path).held():
+        assert runner.run(once=True, data=tmp_path) == 1
+
+    assert capsys.readouterr().err == (
+        f"\ntracekit demo: --data {tmp_path}: another demo runs there (process {os.getpid()}). "
+        "End that one, or name another directory\n"
+    )
+
+
+def test_a_directory_that_a_collector_has_is_not_taken_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DiskStore(tmp_path):
+        assert runner.run(once=True, data=tmp_path) == 1
+
+    assert (
+        f"{tmp_path} is in use by process {os.getpid()}. Stop it, or give another directory with --data"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_directory_that_cannot_be_made_is_named_with_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert runner.run(once=True, data=tmp_path / "file" / "demo") == 1
+    assert capsys.readouterr().err == (
+        f"\ntracekit demo: {tmp_path}/file/demo cannot be the demo's directory: Not a directory. "
+        "Name another: --data FOLDER\n"
+    )
+
+
+def test_a_port_that_is_taken_gives_way_to_any_that_is_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        while_taken = collector._free(port)
+
+    assert (while_taken, collector._free(port)) == (0, port)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from tracekit_demo.broker import embedded_broker
 from tracekit_demo.client import place
+from tracekit_demo.collector import collecting
 from tracekit_demo.scenarios import ENDINGS, MODES, Ending, Mode, Scenario
 from tracekit_demo.services import CONSUMING, SERVING, Services
 from tracekit_demo.shop.topics import TOPICS
 from tracekit_demo.watch import Watch, Watched
 
-from tracekit.collector.server import CollectorServer
 from tracekit.model import Kind, Status
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Visit:
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     folder = tmp_path_factory.mktemp("shop")
-    with CollectorServer() as collector, embedded_broker(TOPICS) as kafka:
-        settings = {**kafka.environment, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint}
+    with collecting(folder / "home", is_public=False) as collector, embedded_broker(TOPICS) as kafka:
+        settings = {**kafka.environment, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         with Services(folder) as services:
             services.start([*SERVING, *CONSUMING], settings)
             services.wait_ready([*SERVING, *CONSUMING])
-            watch = Watch(collector.store, patience_s=20)
+            watch = Watch(collector.archive, patience_s=20)
             orders = [Scenario(mode, ending) for mode in MODES for ending in ENDINGS]
             for number, scenario in enumerate(orders, 1):
                 watch.add(number, scenario, *place(services.port("orders"), scenario))
@@ -63,7 +63,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
                 if (watched := watch.next_done(1)) is not None:
                     done[watched.scenario.mode, watched.scenario.ending] = watched
             watch.settle(done.values())
-        yield Visit(done, tuple(collector.store.logs()), folder)
+        yield Visit(done, tuple(collector.archive.logs()), folder)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
