@@ -3,7 +3,7 @@
     python -m benchmarks.collector_server FOLDER [--profile FILE]
 
 Prints its addresses as one line of JSON; ends when its standard input closes. With --profile, FILE says
-then where the time of all its threads went: `python -m pstats FILE`.
+then where the CPU time of all its threads went: `python -m pstats FILE`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import pstats
 import sys
 import threading
+import time
 from pathlib import Path
 
 from tracekit.collector.api import create_api
@@ -29,7 +30,7 @@ def main() -> None:
     profiles: list[cProfile.Profile] = []
 
     def begin(*_: object) -> None:
-        profiles.append(cProfile.Profile())
+        profiles.append(cProfile.Profile(time.thread_time))
         profiles[-1].enable()
 
     if arguments.profile:
