@@ -6,13 +6,15 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from tracekit.collector.api import create_api
+from tracekit.collector.api import MAX_UNDER_WAY, create_api
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.live import MAX_QUERIES, MAX_WATCHERS
 from tracekit.collector.server import CollectorServer
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from tracekit.collector.cut import Json
     from tracekit.model import Span
 
 SOON_S: Final = 30.0
@@ -325,6 +328,38 @@ def test_no_answer_is_kept_run_or_guessed_at(client: Client, path: str) -> None:
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert headers["content-type"] == "application/json"
     assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_what_cannot_be_read_now_is_told_so(archive: DiskStore, client: Client) -> None:
+    archive.close()
+
+    assert "cannot be read" in client.error("/api/flows", 503)
+
+
+def test_too_many_questions_at_once_are_refused_and_hold_up_no_event(archive: DiskStore) -> None:
+    go_on = threading.Event()
+
+    def slow() -> dict[str, Json]:
+        return {"in time": go_on.wait(SOON_S)}
+
+    with (
+        CollectorServer(archive, pages=create_api(archive, more=slow)) as server,
+        ThreadPoolExecutor(MAX_UNDER_WAY + 5) as others,
+    ):
+        client = Client(server.pages_port)
+        with watching(client, "/api/events") as stream:
+            asked = [others.submit(client.ask, "/api/status") for _ in range(MAX_UNDER_WAY + 5)]
+            refused, _ = wait(asked, SOON_S, FIRST_COMPLETED)
+            keep(archive, shop())
+            _, flow = stream.event("flow")
+            go_on.set()
+            statuses = sorted(each.result()[0] for each in asked)
+
+    assert flow["name"] == "POST /orders"
+    assert statuses == [200] * MAX_UNDER_WAY + [503] * 5
+    status, headers, body = refused.pop().result()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "ask again" in json.loads(body)["error"]
 
 
 # -- events -------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ another origin reads an answer; the Host header is checked, against names that a
 and what an answer holds is never run, whatever it looks like.
 
 An archive may read from disk, so it is asked in threads. Bounds: `MAX_UNDER_WAY` questions at a time, more
-get a 503; each answer as the table says; of watchers `live`; of OTLP JSON `MAX_OTLP_SPANS` spans and about
-`MAX_OTLP_BYTES`.
+get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from what comes in. Each answer
+is as large as the table says, OTLP JSON `MAX_OTLP_SPANS` spans and about `MAX_OTLP_BYTES`. For watchers see
+`live`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tracekit.flow.search import Query
 
 MAX_UNDER_WAY: Final = 64
+MAX_AT_ONCE: Final = 3
 MAX_OTLP_SPANS: Final = 10_000
 MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
 _MAX_PARAMETERS: Final = 20
@@ -109,6 +111,8 @@ class _Api:
         self._traffic = Traffic(now_ns)
         self._live = Live(self._status_event)
         self._under_way = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
         self._answers: Mapping[str, Callable[[_Given], Response]] = {
             "flows": self._flows,
             "flow": self._flow,
@@ -131,7 +135,7 @@ class _Api:
                 given = read(operation, request.path_params, _query_of(request))
                 if operation.name == "events":
                     return self._events(request, given)
-                return await self._asked(self._answers[operation.name], given)
+                return await self._asked(request, self._answers[operation.name], given)
             except (ParameterError, SearchError) as error:
                 return _refusal(400, str(error))
             except _RefusalError as error:
@@ -141,13 +145,19 @@ class _Api:
 
         return endpoint
 
-    async def _asked(self, answer: Callable[[_Given], Response], given: _Given) -> Response:
+    async def _asked(self, request: Request, answer: Callable[[_Given], Response], given: _Given) -> Response:
         """The answer, found in a thread."""
         if self._under_way >= MAX_UNDER_WAY:
             raise _RefusalError(503, f"{MAX_UNDER_WAY} questions are under way already; ask again")
+        if self._loop is not asyncio.get_running_loop():  # which a semaphore belongs to
+            self._loop, self._turns = asyncio.get_running_loop(), asyncio.Semaphore(MAX_AT_ONCE)
         self._under_way += 1
         try:
-            return await asyncio.to_thread(answer, given)
+            is_late = self._turns.locked()
+            async with self._turns:
+                if is_late and await request.is_disconnected():
+                    return Response(status_code=400)  # nobody is there to read it
+                return await asyncio.to_thread(answer, given)
         finally:
             self._under_way -= 1
 

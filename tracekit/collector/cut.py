@@ -25,6 +25,8 @@ MAX_ATTRIBUTES: Final = 128
 MAX_RECORD: Final = 32 * 1024
 MAX_TOTAL: Final = 2 * 1024 * 1024
 _DEEPEST: Final = 4
+_SHORT: Final = 64
+"""A text that is no longer is never cut."""
 _SAFE: Final = 2**53
 """JavaScript's numbers are whole up to here."""
 
@@ -53,9 +55,12 @@ class Cut:
 
     def text(self, text: str) -> str:
         """The text; its beginning and its length, where it is too long."""
-        most = min(MAX_TEXT, max(self.room, 64))
-        self.room -= min(len(text), most) + 8
-        return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+        size = len(text)
+        if size > _SHORT and size > (most := min(MAX_TEXT, max(self.room, _SHORT))):
+            self.room -= most + 8
+            return f"{text[:most]}… ({size} characters)"
+        self.room -= size + 8
+        return text
 
     def texts(self, texts: Sequence[str]) -> list[Json]:
         return [self.text(text) for text in self.items(texts)]

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
+from tracekit.collector import live
 from tracekit.collector.cut import MAX_TEXT
 from tracekit.collector.schemas import MAX_LIMIT, SCHEMAS, see
 from tracekit.flow import search
@@ -166,8 +167,9 @@ OPERATIONS: Final = (
         "events",
         "/api/events",
         "Server-Sent Events: `flow` (a Summary) when a flow that meets the query settles, or grows "
-        "after that; `status` (a Status); `lost` (a Lost) where there were too many, or you "
-        "read too slowly. `Last-Event-ID` gives the events since, where they are still there.",
+        f"after that, at most {live.MAX_FLOWS} in {live.TICK_S} s; `status` (a Status); `lost` (a Lost) "
+        "where there were more, or you read too slowly. `Last-Event-ID` gives the events since, of the last "
+        f"{live.MAX_KEPT}. At most {live.MAX_WATCHERS} may watch, with {live.MAX_QUERIES} different queries.",
         {"type": "string"},
         (_QUERY,),
         (400, 503),
