@@ -626,7 +626,7 @@ def summary_of(flow: Flow) -> Summary:
 def _note_entry(growth: Growth, entry: Entry, service: Service) -> None:
     name, kind, began, ended = entry
     growth.is_listed = True
-    growth.name = name.decode()
+    growth.name = name
     growth.service = service.name
     if ended and kind in _CALLS:
         growth.response_ns = max(ended - began, 0)

@@ -101,7 +101,7 @@ class Growth:
     name: str = ""
     service: str = ""
     services: tuple[str, ...] = ()
-    named: tuple[bytes, ...] = ()
+    named: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
     logs: tuple[int, ...] = ()
 
@@ -171,7 +171,7 @@ class Index:
                             grown.service,
                             None,
                             grown.services,
-                            tuple(name.decode() for name in grown.named),
+                            grown.named,
                             (),
                         )
                     ),

@@ -7,7 +7,10 @@ count as we go, and hand the generated classes one record at a time.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _VARINT: Final = 0
 _BYTES: Final = 2
@@ -49,6 +52,56 @@ class Splitter:
             if at > len(body):
                 raise ValueError("a field ends after the message")
         return fields
+
+
+_AT_ONCE: Final = 256 * 1024
+
+
+def regions(body: bytes) -> Iterator[bytes]:
+    """A request, cut into requests that hold the same, each of about 256 KiB or of one record.
+
+    Decoded one after the other they take no more memory than that allows. Raises ValueError for what is no
+    request, or has too large a record; a part without records is left out.
+    """
+    if len(body) <= _AT_ONCE:
+        yield body
+        return
+    splitter = Splitter(_MOST_FIELDS)
+    for part in splitter.split(body).get(1, ()):
+        fields = splitter.split(part)
+        resource = b"".join(_field(1, found) for found in fields.get(1, ()))
+        for scoped in fields.get(2, ()):
+            scope_fields = splitter.split(scoped)
+            scope = b"".join(_field(1, found) for found in scope_fields.get(1, ()))
+            for records in _gathered(scope_fields.get(2, ())):
+                yield _field(1, resource + _field(2, scope + b"".join(records)))
+
+
+_MOST_FIELDS: Final = 100_000
+
+
+def _gathered(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    found: list[bytes] = []
+    size = 0
+    for record in records:
+        if len(record) > _AT_ONCE:
+            raise ValueError("too large a record")
+        if size + len(record) > _AT_ONCE:
+            yield found
+            found, size = [], 0
+        found.append(_field(2, record))
+        size += len(record)
+    if found:
+        yield found
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return bytes((number << 3 | _BYTES,)) + length + content
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:

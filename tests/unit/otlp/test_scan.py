@@ -183,3 +183,32 @@ def test_selected_are_the_spans_that_mention_an_id() -> None:
 def test_a_request_that_was_not_checked_is_an_error() -> None:
     with pytest.raises(OtlpError):
         select_spans(encode_spans([PLAIN])[:-20] + b"\xaa" * 20, ["a" * 32])
+
+
+def varint(size: int) -> bytes:
+    assert 0x7F < size < 0x4000
+    return bytes([size & 0x7F | 0x80, size >> 7])
+
+
+def test_spans_are_selected_whatever_the_order_of_what_is_around_them() -> None:
+    plain = encode_spans([PLAIN])
+    part = ExportTraceServiceRequest.FromString(plain).resource_spans[0]
+    resource = b"\x0a" + bytes([part.resource.ByteSize()]) + part.resource.SerializeToString()
+    scope = part.scope_spans[0].SerializeToString()
+    swapped = b"\x12" + varint(len(scope)) + scope + resource
+    body = b"\x0a" + varint(len(swapped)) + swapped
+
+    assert decode_spans(body).records == (PLAIN,)
+    assert Scanner().scan_spans(body) is not None
+    assert select_spans(body, [PLAIN.trace_id]) == [PLAIN]
+
+
+def test_a_large_request_is_scanned_in_pieces() -> None:
+    many = [replace(PLAIN, span_id=f"{at + 1:016x}", attributes={"n": "x" * 100}) for at in range(4000)]
+    body = encode_spans([*many, replace(PLAIN, service=Service("billing"))])
+
+    scanned = Scanner().scan_spans(body)
+
+    assert len(body) > 600_000
+    assert scanned is not None
+    assert said(scanned) == said(strands_of(decode_spans(body).records))
