@@ -99,6 +99,38 @@ class _Seats:
         self.refused = 0
 
 
+class _Transport(asyncio.Transport):
+    """A transport that does nothing once it is closed, as asyncio's own; uvloop's raises then."""
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._inner.is_closing():
+            self._inner.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._inner.is_closing():
+            self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._inner.is_closing():
+            self._inner.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._inner.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._inner.is_closing()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+
 class _Connection(HttpToolsProtocol):
     """uvicorn's connection, with bounds.
 
@@ -119,13 +151,13 @@ class _Connection(HttpToolsProtocol):
         if len(self.connections) >= seats.most:
             seats.refused += 1
             if not seats.waiting:
-                super().connection_made(transport)
+                super().connection_made(_Transport(transport))
                 self._refuse(503, "too many connections; come again", b"retry-after: 2\r\n")
                 return
             longest = next(iter(seats.waiting))
             longest.wait_no_more()
             longest.transport.abort()
-        super().connection_made(transport)
+        super().connection_made(_Transport(transport))
         self._wait()
 
     def data_received(self, data: bytes) -> None:
