@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from tracekit_demo.broker import embedded_broker
 
-from tests.e2e.programs import TRACEKIT_RUN, listening, running, uvicorn
+from tests.e2e.programs import PLAIN, TRACEKIT_RUN, listening, running, uvicorn
 from tests.e2e.shop import place, seen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tracekit.testing import FlowSink
 
@@ -77,30 +77,26 @@ def exported(sink: FlowSink, protocol: str) -> Mapping[str, str]:
     return {**env, **unused, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_SEMCONV_STABILITY_OPT_IN": "http"}
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http/json"])
-def test_services_in_node_and_in_python_share_one_flow(
-    flow_sink: FlowSink, node_modules: Path, protocol: str
+def test_services_in_node_over_grpc_and_json_and_in_python_share_one_flow(
+    flow_sink: FlowSink, node_modules: Path
 ) -> None:
-    node = {**exported(flow_sink, protocol), "NODE_PATH": str(node_modules)}
     with ExitStack() as ends:
         kafka = ends.enter_context(embedded_broker(["orders"])).environment
-        python = {**flow_sink.env, **kafka, "TOPIC": "orders"}
         bound, urls = {}, {}
         for service in ("web", "front", "stock"):
             bound[service], urls[service] = ends.enter_context(listening())
 
-        for service, more in {"stock": {}, "web": {"FRONT_URL": urls["front"]}}.items():
+        def start(service: str, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
+            named = {**variables, "OTEL_SERVICE_NAME": service}
+            ends.enter_context(running(command, named, listening=bound.get(service), folder=folder))
+
+        python = {**flow_sink.env, **kafka, "TOPIC": "orders", "GROUP": "worker", "STOCK_URL": urls["stock"]}
+        start("worker", [*TRACEKIT_RUN, "--", "python", "worker.py"], python, PLAIN)
+        start("front", [*TRACEKIT_RUN, "--", *uvicorn("app:app", bound["front"])], python, PLAIN)
+        for service, protocol in (("web", "grpc"), ("stock", "http/json")):
             command = ["node", "--require", "./tracing.js", f"{service}.js", str(bound[service].fileno())]
-            variables = {**node, **more, "OTEL_SERVICE_NAME": service}
-            ends.enter_context(running(command, variables, listening=bound[service], folder=NODE))
-        for service, command, more in (
-            ("worker", ["python", "worker.py"], {"GROUP": "worker", "STOCK_URL": urls["stock"]}),
-            ("front", uvicorn("app:app", bound["front"]), {}),
-        ):
-            variables = {**python, **more, "OTEL_SERVICE_NAME": service}
-            ends.enter_context(
-                running([*TRACEKIT_RUN, "--", *command], variables, listening=bound.get(service))
-            )
+            node = {"NODE_PATH": str(node_modules), "FRONT_URL": urls["front"]}
+            start(service, command, {**exported(flow_sink, protocol), **node}, NODE)
 
         assert place(urls["web"], "7") == 202
         flow_sink.wait_for(
