@@ -242,16 +242,20 @@ def test_services_and_destinations_are_told_of_what_settles(archive: DiskStore, 
     assert queues["order.confirmed", "notification"]["waits"]["count"] == 1
 
 
-def test_metrics_are_shown_with_their_history(archive: DiskStore, client: Client) -> None:
+def test_of_metrics_the_latest_is_shown_and_of_one_its_history(archive: DiskStore, client: Client) -> None:
     for number in range(3):
-        archive.add_metrics(
-            [Metric("queue.size", "gauge", (Point(at(number), number, {"a": 1}),), service=Service("orders"))]
-        )
+        point = Point(at(number), number, {"a": 1})
+        archive.add_metrics([Metric("queue.size", "gauge", (point,), service=Service("orders"))])
+    archive.add_metrics([Metric("other", "sum", (Point(at(1), 1),), service=Service("billing"))])
 
-    (found,) = client.get("/api/metrics")["metrics"]
+    def found(path: str) -> list[tuple[str, str, list[int]]]:
+        metrics = client.get(f"/api/metrics{path}")["metrics"]
+        return [(each["name"], each["service"], [p["value"] for p in each["points"]]) for each in metrics]
 
-    assert (found["name"], found["service"], found["attributes"]) == ("queue.size", "orders", {"a": 1})
-    assert found["points"][-1]["value"] == 2
+    assert sorted(found("")) == [("other", "billing", [1]), ("queue.size", "orders", [2])]
+    assert found("?name=queue.size") == [("queue.size", "orders", [0, 1, 2])]
+    assert found("?service=billing") == [("other", "billing", [1])]
+    assert found("?name=queue.size&service=billing") == []
 
 
 def test_the_status_tells_what_is_held_and_what_was_refused(archive: DiskStore, client: Client) -> None:

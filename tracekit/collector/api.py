@@ -1,8 +1,10 @@
 """Api: the query API over HTTP, as an ASGI application. What it offers, `openapi` has as a table.
 
-A router, not the class `Starlette`, as in `app`. For reading only: GET and HEAD. No CORS, so no page of
-another origin reads an answer; the Host header is checked, against names that are made to point at loopback;
-and what an answer holds is never run, whatever it looks like.
+A router, not the class `Starlette`: other people's instrumentation puts a traced one in its place.
+
+For reading only: GET and HEAD. No CORS, so no page of another origin reads an answer; the Host header is
+checked, against names that are made to point at loopback; and what an answer holds is never run, whatever
+it looks like.
 
 An archive may read from disk, so it is asked in threads. Bounds: `MAX_UNDER_WAY` questions at a time, more
 get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from what comes in. Each answer
@@ -17,7 +19,7 @@ import re
 import sqlite3
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response
@@ -25,6 +27,7 @@ from starlette.routing import Route, Router
 
 from tracekit.collector import overviews, size, views
 from tracekit.collector.app import LOOPBACK
+from tracekit.collector.archive import Archive
 from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
 from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
 from tracekit.collector.traffic import Traffic
@@ -37,8 +40,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from tracekit.collector.archive import Archive, Built
+    from tracekit.collector.archive import Built
     from tracekit.collector.cut import Json, Object
+    from tracekit.collector.history import MetricHistory
     from tracekit.collector.openapi import Operation
     from tracekit.flow.search import Query
 
@@ -50,6 +54,15 @@ _MAX_PARAMETERS: Final = 20
 _WHOLE_ID: Final = 32
 _EVENTS: Final = "text/event-stream"
 _PORT: Final = re.compile(r":\d+$")
+
+
+class Kept(Archive, Protocol):
+    """An archive, and the history of its metrics."""
+
+    @property
+    def metric_history(self) -> MetricHistory: ...
+
+
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -61,7 +74,7 @@ _BROKEN: Final = (OSError, sqlite3.Error)
 
 
 def create_api(
-    archive: Archive,
+    archive: Kept,
     hosts: Collection[str] | None = LOOPBACK,
     *,
     now_ns: Callable[[], int] = time.time_ns,
@@ -102,7 +115,7 @@ class _RefusalError(Exception):
 
 class _Api:
     def __init__(
-        self, archive: Archive, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
+        self, archive: Kept, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
     ) -> None:
         self._archive = archive
         self._now_ns = now_ns
@@ -120,7 +133,7 @@ class _Api:
             "flow_otlp": self._flow_otlp,
             "services": lambda _: _json(overviews.services(self._traffic.seen())),
             "destinations": lambda _: _json(overviews.destinations(self._traffic.seen())),
-            "metrics": lambda _: _json(overviews.metrics(archive.metrics())),
+            "metrics": self._metrics,
             "status": lambda _: _json(self._status()),
             "openapi": lambda _: _json(document(self._version)),
         }
@@ -216,6 +229,12 @@ class _Api:
         if not found:
             raise _no_such_flow(begin)
         return found[0]
+
+    def _metrics(self, given: _Given) -> Response:
+        name, service = str(given["name"]), str(given["service"])
+        known = self._archive.metric_history
+        found = known.history(name) if name else known.latest()
+        return _json(overviews.metrics(each for each in found if service in ("", each.service.name)))
 
     def _status(self) -> Object:
         return overviews.status(

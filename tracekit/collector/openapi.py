@@ -88,6 +88,7 @@ def _checked(parameter: Parameter, text: str) -> str | int:
     return text
 
 
+_SHORT_TEXT: Final[Schema] = {"type": "string", "maxLength": 255}
 _QUERY: Final = Parameter(
     "query",
     "query",
@@ -115,6 +116,9 @@ _FLOW_ID: Final = Parameter(
     {"type": "string", "pattern": "^[0-9a-fA-F]{4,32}$", "maxLength": 32},
     "a flow's id, 32 hexadecimal digits; its first four or more do where no other begins so",
 )
+
+_METRIC: Final = Parameter("name", "query", _SHORT_TEXT, "Only the metric with this name, and its history.")
+_SERVICE: Final = Parameter("service", "query", _SHORT_TEXT, "Only those of this service.")
 
 OPERATIONS: Final = (
     Operation(
@@ -159,7 +163,14 @@ OPERATIONS: Final = (
         (),
         (400,),
     ),
-    Operation("metrics", "/api/metrics", "Metrics, and their short history.", see("Metrics"), (), (400,)),
+    Operation(
+        "metrics",
+        "/api/metrics",
+        "Metrics with their latest points; of one that is named, the last ones before it too.",
+        see("Metrics"),
+        (_METRIC, _SERVICE),
+        (400,),
+    ),
     Operation(
         "status", "/api/status", "What the collector holds, dropped and refused.", see("Status"), (), (400,)
     ),

@@ -6,7 +6,6 @@ their last `MAX_POINTS` points, of histograms `MAX_BUCKETS` buckets. What was le
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tracekit.collector.cut import MAX_ITEMS, Cut, shown
@@ -96,20 +95,13 @@ def _largest(counts: Mapping[str, int]) -> Object:
 
 def metrics(found: Iterable[Metric]) -> Object:
     """Each metric of each service under each set of attributes, with its last points."""
-    series: dict[str, tuple[Metric, deque[Point]]] = {}
+    series: list[tuple[Metric, list[Point]]] = []
     for metric in found:
+        points: dict[str, list[Point]] = {}
         for point in metric.points:
-            key = repr(
-                (
-                    metric.service.name,
-                    metric.service.instance,
-                    metric.name,
-                    sorted(point.attributes.items(), key=str),
-                )
-            )
-            _, points = series.setdefault(key, (metric, deque(maxlen=MAX_POINTS)))
-            points.append(point)
-    some = shown(list(series.values()), MAX_SERIES, lambda _, each, cut: _metric(*each, cut))
+            points.setdefault(repr(sorted(point.attributes.items())), []).append(point)
+        series += [(metric, same[-MAX_POINTS:]) for same in points.values()]
+    some = shown(series, MAX_SERIES, lambda _, each, cut: _metric(*each, cut))
     return {"metrics": some, "omitted": len(series) - len(some)}
 
 
@@ -121,6 +113,9 @@ def _metric(metric: Metric, points: Sequence[Point], cut: Cut) -> Object:
         "unit": cut.text(metric.unit),
         "description": cut.text(metric.description),
         "service": cut.text(metric.service.name),
+        "instance": cut.text(metric.service.instance),
+        "temporality": metric.temporality.name.lower(),
+        "is_monotonic": metric.is_monotonic,
         "attributes": cut.attributes(last.attributes),
         "bounds": [cut.value(bound) for bound in last.bounds[:MAX_BUCKETS]],
         "points": [

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias, get_args
 
 from tracekit.collector import cut, overviews, traffic, views
 from tracekit.flow import BreakReason, WaitSource
-from tracekit.model import Kind, Status
+from tracekit.model import Kind, Status, Temporality
 
 Schema: TypeAlias = Mapping[str, object]
 
@@ -280,6 +280,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                         "unit": _TEXT,
                         "description": _TEXT,
                         "service": _NAME,
+                        "instance": _TEXT,
+                        "temporality": _one_of([each.name.lower() for each in Temporality]),
+                        "is_monotonic": _YES,
                         "attributes": _ANY,
                         "bounds": _list(_FLOAT, overviews.MAX_BUCKETS),
                         "points": _list(
