@@ -61,7 +61,8 @@ _SETTLED_S: Final = 1.5
 _TICK_S: Final = 0.25
 _SYNC_S: Final = 1.0
 _FRESH_S: Final = 0.2
-"""What is asked for shows what came until so long ago."""
+"""What is asked for shows what came until so long ago, or just now where no more than a few came."""
+_FEW: Final = 500
 _MAX_WAITING: Final = 20_000
 _BUILT_AT_ONCE: Final = 50
 _BUILD_SHARE: Final = 0.25
@@ -473,7 +474,7 @@ class DiskStore:
     def find(self, query: Query, *, limit: int = 100, after: str | None = None) -> Page:
         before = _cursor(after) if after is not None else None
         with self._lock:
-            if self._growths and time.monotonic() - self._flushed_at > _FRESH_S:
+            if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
                 self._flush(everything=True)
         if not any(isinstance(term, AttributeTerm) for term in query):
             found = self._index.find(query, limit + 1, before)

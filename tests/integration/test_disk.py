@@ -1,0 +1,216 @@
+"""A store on disk: what it keeps over restarts, when it builds a flow, and what it says of itself."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tracekit.collector.disk import DiskStore
+from tracekit.collector.folder import FolderError
+from tracekit.model import Kind, Link, LogLine, Service, Span, Status
+from tracekit.otlp import encode_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from tracekit.collector.archive import Built, Summary
+
+S = 1_000_000_000
+NOW = 1_790_000_000 * S
+SOON_S = 30.0
+
+
+def order(number: int, *, failed: bool = False) -> list[Span]:
+    """An order: a request that sends a message, which is processed 2 s later in a trace of its own."""
+    trace, later = f"{number:032x}", f"{number + 0xABC000:032x}"
+    flow = {"tracekit.flow.id": trace}
+    topic = {"messaging.destination.name": "orders", "messaging.system": "kafka"}
+    asked = Span(
+        trace,
+        "1" * 16,
+        "POST /orders",
+        NOW + number * S,
+        NOW + number * S + 80_000_000,
+        kind=Kind.SERVER,
+        status=Status.ERROR if failed else Status.UNSET,
+        attributes={**flow, "http.response.status_code": 500 if failed else 202},
+        service=Service("shop"),
+    )
+    sent = replace(
+        asked,
+        span_id="2" * 16,
+        parent_id="1" * 16,
+        parent_is_remote=False,
+        name="send orders",
+        kind=Kind.PRODUCER,
+        status=Status.UNSET,
+        attributes={**flow, **topic, "messaging.operation.type": "send"},
+    )
+    processed = Span(
+        later,
+        "3" * 16,
+        "process orders",
+        asked.start_ns + 2 * S,
+        asked.start_ns + 3 * S,
+        kind=Kind.CONSUMER,
+        attributes={**flow, **topic, "messaging.operation.type": "process"},
+        links=(Link(trace, "2" * 16, flow),),
+        service=Service("billing"),
+    )
+    return [asked, sent, processed]
+
+
+def unbuilt(summary: Summary) -> Summary:
+    """Without what is known only once the flow was built."""
+    return replace(summary, is_analysed=False, is_settled=False, waited_ns=0, status=None)
+
+
+class Watching:
+    """What a store tells, and a wait for it."""
+
+    def __init__(self) -> None:
+        self.told: list[Summary] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, built: Sequence[Built]) -> None:
+        with self._changed:
+            self.told += [each.summary for each in built]
+            self._changed.notify_all()
+
+    def wait(self, is_met: Callable[[list[Summary]], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: is_met(self.told), SOON_S), self.told
+
+
+def test_a_flow_is_there_again_after_a_restart_and_grows_on(tmp_path: Path) -> None:
+    asked, sent, processed = order(1)
+    with DiskStore(tmp_path) as store:
+        assert store.add_encoded_spans(encode_spans([asked, sent]))
+        (before,) = store.find(()).flows
+
+    with DiskStore(tmp_path) as store:
+        (kept,) = store.find(()).flows
+        assert unbuilt(kept) == unbuilt(before)
+        store.add_spans([processed])
+        built = store.build(asked.trace_id)
+
+    assert built is not None
+    assert [span.name for span in built.flow.spans] == ["POST /orders", "send orders", "process orders"]
+    assert (built.summary.completion_ns, built.summary.waited_ns) == (3 * S, 2 * S - 80_000_000)
+
+
+def test_a_row_says_what_the_flow_says_once_it_is_built(tmp_path: Path) -> None:
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans(order(1, failed=True))
+        watching.wait(lambda told: bool(told))
+        (found,) = store.find(()).flows
+        built = store.build(found.id)
+
+    assert built is not None
+    assert found == built.summary == watching.told[0]
+    assert (found.status, found.errors, found.spans, found.is_settled) == (500, 1, 3, True)
+    assert (found.services, found.destinations) == (("shop", "billing"), ("orders",))
+
+
+def test_who_watches_is_told_again_when_a_flow_grows(tmp_path: Path) -> None:
+    asked, sent, processed = order(1)
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans([asked, sent])
+        watching.wait(lambda told: bool(told))
+        store.add_spans([processed])
+        watching.wait(lambda told: told[-1].spans == 3)
+
+    assert {each.id for each in watching.told} == {asked.trace_id}
+    assert watching.told[0].spans == 2
+
+
+def test_a_trace_that_goes_on_with_another_ones_flow_is_no_flow_of_its_own(tmp_path: Path) -> None:
+    """As without flow ids, where only a link leads on."""
+    asked, sent, processed = (replace(span, attributes={}) for span in order(1))
+    processed = replace(processed, links=(Link(asked.trace_id, "2" * 16),))
+    below = replace(processed, span_id="4" * 16, parent_id="3" * 16, links=(), kind=Kind.INTERNAL)
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        for span in (processed, asked, sent, below):  # each grows what is known of the flow
+            store.add_spans([span])
+        watching.wait(lambda told: bool(told) and told[-1].spans == 4)
+        (found,) = store.find(()).flows
+
+    assert (found.id, found.spans) == (asked.trace_id, 4)
+
+
+def test_the_index_can_be_made_again_from_the_segments(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store:
+        for number in range(1, 31):
+            for span in order(number, failed=number % 3 == 0):
+                store.add_spans([span])
+        before = store.find(()).flows
+        counts = store.counts()
+    (tmp_path / "index.db").unlink()
+
+    with DiskStore(tmp_path) as store:
+        after = store.find(()).flows
+
+        assert len(before) == 30
+        assert [unbuilt(each) for each in after] == [unbuilt(each) for each in before]
+        assert store.counts() == counts
+
+
+def test_a_damaged_index_is_made_again_and_that_is_said(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store:
+        store.add_spans(order(1))
+    (tmp_path / "index.db").write_bytes(b"no database" * 1000)
+
+    with DiskStore(tmp_path) as store:
+        assert [each.id for each in store.find(()).flows] == [f"{1:032x}"]
+        assert "made again" in store.held().troubles[0]
+
+
+def test_log_lines_of_a_flow_come_by_time_and_without_those_of_others(tmp_path: Path) -> None:
+    asked, sent, processed = order(1)
+    first = LogLine(NOW + 5, "second", trace_id=asked.trace_id, span_id=sent.span_id)
+    second = LogLine(NOW, "first", trace_id=processed.trace_id, span_id=processed.span_id)
+    with DiskStore(tmp_path) as store:
+        store.add_spans([asked, sent, processed])
+        store.add_logs([first, second])
+        store.add_logs([replace(second, span_id="9" * 16, body="another flow's"), LogLine(NOW, "nobody's")])
+        lines = store.flow_logs(asked.trace_id)
+
+    assert [line.body for line in lines] == ["first", "second"]
+
+
+def test_a_second_store_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with DiskStore(tmp_path), pytest.raises(FolderError, match="in use by"):
+        DiskStore(tmp_path)
+
+    with DiskStore(tmp_path) as store:
+        assert store.find(()).flows == ()
+
+
+def test_over_the_size_the_oldest_flows_go_first_and_are_counted(tmp_path: Path) -> None:
+    chance = Random(1)
+    number = 0
+    with DiskStore(tmp_path, max_bytes=1_500_000, segment_bytes=50_000) as store:
+        while not store.counts()["traces"].dropped:
+            number += 1
+            asked, *rest = order(number)
+            noise = {"noise": chance.randbytes(5000)}  # nothing for a compressor
+            store.add_spans([replace(asked, attributes={**asked.attributes, **noise}), *rest])
+            assert number < 20_000
+        counts = store.counts()["traces"]
+        latest = store.find((), limit=1).flows
+        oldest = store.build(f"{1:032x}")
+
+    assert counts.kept + counts.dropped == 3 * number
+    assert [each.id for each in latest] == [f"{number:032x}"]
+    assert oldest is None
