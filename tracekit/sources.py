@@ -79,6 +79,10 @@ class Source(Protocol):
         """The flow as the query API writes it; its log lines, where wanted, under `logs`."""
         ...
 
+    def endpoint(self) -> str | None:
+        """Where to send flows over OTLP/HTTP, so that they can be read here; None where that is not known."""
+        ...
+
     def follow(self, query: str) -> Iterator[Summary | Notice]:
         """Flows that meet the query's text as they settle, or grow after that. Only an error ends it."""
         ...
@@ -90,12 +94,13 @@ class ApiSource:
     Bounds: `MAX_ANSWER_BYTES` of an answer, which may take 30 s in all; 1 MiB of a live event.
     """
 
-    def __init__(self, url: str = DEFAULT_SERVER) -> None:
-        """Raises SourceError for what is no URL."""
+    def __init__(self, url: str = DEFAULT_SERVER, *, silence_s: float = _READ_S) -> None:
+        """`silence_s` is how long an answer may be silent. Raises SourceError for what is no URL."""
         host = _host(url)
         if not host:
             raise SourceError(f"{url!r} is no address of a server; it looks like {DEFAULT_SERVER}")
         self.url = url.rstrip("/")
+        self._silence_s = silence_s
         self._opener = build_opener(*([ProxyHandler({})] if host in LOOPBACK else []))
 
     def find(self, query: str, *, limit: int = 100, after: str | None = None) -> Page:
@@ -128,6 +133,11 @@ class ApiSource:
         path = f"/api/flows/{quote(flow_id, safe='')}"
         found = self.get(path)
         return {**found, "logs": self.get(f"{path}/logs").get("logs")} if with_logs else found
+
+    def endpoint(self) -> str | None:
+        more = self.get("/api/status").get("more")
+        found = more.get("otlp_http") if isinstance(more, dict) else None
+        return found if isinstance(found, str) else None
 
     def follow(self, query: str) -> Iterator[Summary | Notice]:
         path = f"/api/events?{urlencode({'query': query})}"
@@ -174,7 +184,7 @@ class ApiSource:
     def _read(self, path: str) -> bytes:
         until = time.monotonic() + _ANSWER_S
         body = bytearray()
-        with closing(self._open(path, _READ_S)) as answer:
+        with closing(self._open(path, self._silence_s)) as answer:
             try:
                 while piece := answer.read1(_CHUNK):
                     body += piece

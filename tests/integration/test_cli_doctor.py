@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from tests.e2e.programs import environment
+from tests.integration.serving import serving
 from tracekit import cli
+from tracekit.cli import trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tracekit.testing import FlowSink
 
@@ -23,7 +27,7 @@ NOBODY: Final = "http://127.0.0.1:1"
 
 
 class Doctor(Protocol):
-    def __call__(self, **variables: str) -> Found: ...
+    def __call__(self, server: str = NOBODY, **variables: str) -> Found: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,14 @@ class Found:
 
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
-    """`tracekit doctor --json` with just these variables, where no server is."""
+    """`tracekit doctor --json` with just these variables; where no server is named, none can be asked."""
 
-    def run(**variables: str) -> Found:
+    def run(server: str = NOBODY, **variables: str) -> Found:
         for name in [name for name in os.environ if name.startswith(("OTEL_", "TRACEKIT_"))]:
             monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        code = cli.main(["doctor", "--json", "--server", NOBODY])
+        code = cli.main(["doctor", "--json", "--server", server])
         out, err = capsys.readouterr()
         assert err == ""
         about: dict[str, list[tuple[str, str, str]]] = {}
@@ -72,6 +76,35 @@ def test_where_no_server_can_be_asked_it_says_that_only_sending_was_tried(
     (flow,) = flow_sink.flows
     assert (flow.id[:8], flow.services) == (text[:8], ("tracekit-doctor",))
     flow.assert_complete()
+
+
+def test_a_flow_that_came_back_is_compared_with_what_was_sent(doctor: Doctor, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for protocol, endpoint in (("http/protobuf", server.otlp), ("grpc", server.grpc)):
+            found = doctor(
+                server.api,
+                OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+                OTEL_SERVICE_NAME="orders",
+            )
+
+            ((state, text, cure),) = found.about["flow"]
+            assert (found.code, state, cure) == (0, "ok", "")
+            assert re.search(r"^\w{8} came back whole in \d+ ms: 3 spans, a hop through a queue", text)
+            assert [state for state, _, _ in found.about["server"]] == ["ok"]
+
+
+def test_a_flow_that_does_not_come_back_is_a_failure(
+    doctor: Doctor, flow_sink: FlowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_COME_BACK_S", 0.1)
+    with serving(tmp_path) as server:
+        found = doctor(server.api, **flow_sink.env)  # which leads elsewhere
+
+    ((state, text, cure),) = found.about["flow"]
+    assert (found.code, state) == (1, "failure")
+    assert text[8:] == f" was sent; at {server.api}, nothing of it arrived"
+    assert cure == "does OTEL_EXPORTER_OTLP_ENDPOINT lead there? `tracekit flow` shows what arrived"
 
 
 def test_what_can_be_traced_is_listed_with_its_version(doctor: Doctor, flow_sink: FlowSink) -> None:

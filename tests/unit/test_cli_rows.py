@@ -75,9 +75,8 @@ def test_a_column_that_says_nothing_is_left_out() -> None:
 
 
 def test_what_did_not_begin_today_says_when() -> None:
-    (_, row) = rows(ORDER, now=AT + timedelta(days=1))
-
-    assert row.startswith("24 Nov 14:02  POST /orders")
+    assert rows(ORDER, now=AT + timedelta(days=1))[1].startswith("24 Nov 14:02  POST /orders")
+    assert rows(ORDER, now=AT + timedelta(days=60))[1].startswith("2026-11-24  POST /orders")
 
 
 def test_a_moment_that_no_calendar_has_is_shown_all_the_same() -> None:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import Final, Protocol, cast
 
-_COMMANDS: Final = ("run", "flows", "flow", "tail", "doctor", "demo")
+_COMMANDS: Final = ("run", "serve", "flows", "flow", "tail", "doctor", "demo")
 
 
 class Command(Protocol):

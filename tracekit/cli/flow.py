@@ -35,6 +35,8 @@ where the flow should go on and does not; it comes with its evidence and its cur
 
 _GAP: Final = "  "
 _SERVICE: Final = 20
+_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+_MAX_SEVERITY: Final = 24
 _LEVEL: Final = 5
 _ERROR: Final = 17
 """OTLP's number of the lowest level that is an error."""
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         if flow_id is None:
             latest = source.find("", limit=1).flows
             if not latest:
-                print(terminal.no_flows())
+                print(terminal.no_flows(source))
                 return 0
             flow_id = latest[0].id
         if arguments.json:
@@ -94,8 +96,7 @@ def _logged(flow: Flow, lines: Sequence[LogLine], *, width: int, color: bool) ->
     who = min(max(columns(harmless(line.service.name)) for line in lines), _SERVICE)
     indent = first + who + _LEVEL + 3 * len(_GAP)
     for line, moment in zip(lines, moments, strict=True):
-        level = fitted(line.severity_text.upper(), _LEVEL)
-        is_bad = line.severity >= _ERROR
+        level, is_bad = fitted(_level(line), _LEVEL), line.severity >= _ERROR
         text = f"{_body(line.body)}{_details(line)}"
         rows = textwrap.wrap(harmless(text), max(width - indent, _LEAST), max_lines=_ROWS, placeholder=" …")
         yield _GAP.join(
@@ -107,6 +108,13 @@ def _logged(flow: Flow, lines: Sequence[LogLine], *, width: int, color: bool) ->
             )
         )
         yield from (" " * indent + row for row in rows[1:])
+
+
+def _level(line: LogLine) -> str:
+    """By OTLP's numbers, of which each level has four; what has none, as it calls itself."""
+    if 1 <= line.severity <= _MAX_SEVERITY:
+        return _LEVELS[(line.severity - 1) // 4]
+    return line.severity_text.upper()
 
 
 def _since(ns: int) -> str:

@@ -31,9 +31,6 @@ The answer is what the caller waited for; done is when the last work that it set
 queues. Waiting is amber, errors and breaks are red. `tracekit flow ID` shows one as a tree.
 """
 
-_PAGE: Final = 500
-"""Flows that are asked for at a time."""
-
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
@@ -58,17 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
     terminal.speak_plainly()
     query = terminal.query_of(arguments.query)
     try:
-        found = _found(terminal.source(arguments), query, arguments.limit)
+        server = terminal.source(arguments)
+        found = _found(server, query, arguments.limit)
         if arguments.json:
             for flow in found:
                 print(json.dumps(views.summary(flow)))
             return 0
         flows = list(found)
+        if not flows:
+            print(f"no flow meets: {query}" if query else terminal.no_flows(server))
+            return 0
     except SourceError as error:
         return terminal.fail("flows", error)
-    if not flows:
-        print(f"no flow meets {query}" if query else terminal.no_flows())
-        return 0
     from tracekit.cli.rows import table
 
     color = terminal.is_colored(sys.stdout)
@@ -79,9 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _found(source: Source, query: str, limit: int) -> Iterator[Summary]:
     """So many flows, from as many pages as it takes: a page may be short, though there is more."""
+    from tracekit.collector.schemas import MAX_LIMIT
+
     after: str | None = None
     while limit > 0:
-        page = source.find(query, limit=min(limit, _PAGE), after=after)
+        page = source.find(query, limit=min(limit, MAX_LIMIT), after=after)
         yield from page.flows[:limit]
         limit -= len(page.flows)
         after = page.next

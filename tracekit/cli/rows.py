@@ -56,16 +56,15 @@ def line(flow: Summary, *, color: bool) -> str:
     said = [each for each in (_queued(flow), _marked(flow)) if each.text]
     notes = ", ".join(styled(harmless(each.text), each.style, color=color) for each in said)
     return (
-        f"{_began(flow):%H:%M:%S}  {styled(harmless(flow.id[:ID_DIGITS]), 'dim', color=color)}  "
+        f"{_local(flow.start_ns):%H:%M:%S}  {styled(harmless(flow.id[:ID_DIGITS]), 'dim', color=color)}  "
         f"{shortened(flow.name, _NAME)}{answered} {done}{f' ({notes})' if notes else ''}"
     )
 
 
 def _cells(flow: Summary, now: datetime) -> list[_Cell]:
-    at = _began(flow)
     waited = duration(flow.waited_ns) if flow.waited_ns else _NONE if flow.is_analysed else _UNKNOWN
     return [
-        _Cell(f"{at:%H:%M:%S}" if at.date() == now.date() else f"{at:%d %b %H:%M}", "dim"),
+        _Cell(moment(flow.start_ns, now), "dim"),
         _Cell(flow.name),
         _Cell(_answer(flow) or _NONE),
         _Cell(duration(flow.completion_ns)),
@@ -76,10 +75,18 @@ def _cells(flow: Summary, now: datetime) -> list[_Cell]:
     ]
 
 
-def _began(flow: Summary) -> datetime:
-    """The local time; what no calendar has is the epoch."""
+def moment(ns: int, now: datetime) -> str:
+    """A moment in local time, as short as it can be told from those of other days and years."""
+    at = _local(ns)
+    if at.date() == now.date():
+        return f"{at:%H:%M:%S}"
+    return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%Y-%m-%d}"
+
+
+def _local(ns: int) -> datetime:
+    """The local time; of what no calendar has, the epoch."""
     try:
-        return datetime.fromtimestamp(flow.start_ns / 1e9).astimezone()
+        return datetime.fromtimestamp(ns / 1e9).astimezone()
     except (OverflowError, ValueError, OSError):
         return datetime.fromtimestamp(0).astimezone()
 

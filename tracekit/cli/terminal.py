@@ -8,11 +8,13 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
 
+from tracekit import _settings
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from tracekit.sources import ApiSource
+    from tracekit.sources import ApiSource, Source
 
 Style: TypeAlias = Literal["wait", "bad", "good", "dim"]
 
@@ -87,10 +89,12 @@ def speak_plainly() -> None:
             stream.reconfigure(errors="replace")
 
 
-def first_flow(endpoint: str | None = None) -> str:
-    """How to send a first flow; `endpoint` where it is not the default."""
-    there = f', endpoint="{endpoint}"' if endpoint else ""
-    option = f" --endpoint {endpoint}" if endpoint else ""
+def first_flow(endpoint: str | None) -> str:
+    """How to send a first flow there; None: by default."""
+    default = _settings.DEFAULT_ENDPOINTS["http/protobuf"]
+    is_default = endpoint is None or endpoint.replace("127.0.0.1", "localhost") == default
+    there = "" if is_default else f', endpoint="{endpoint}"'
+    option = "" if is_default else f" --endpoint {endpoint}"
     return (
         "Two lines in a service send the first one:\n"
         "    import tracekit\n"
@@ -116,6 +120,6 @@ def fail(command: str, why: object) -> int:
     return 1
 
 
-def no_flows() -> str:
+def no_flows(server: Source) -> str:
     """What to say where there is nothing to show yet."""
-    return f"There are no flows yet. {first_flow()}"
+    return f"There are no flows yet. {first_flow(server.endpoint())}"

@@ -1,0 +1,187 @@
+"""`tracekit serve`: how it begins, whom it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.programs import environment
+from tests.integration.serving import FREE, PATIENCE_S, TRACEKIT, Ended, serving, tracekit
+from tracekit.sources import ApiSource
+from tracekit.testing.spans import request, shop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tracekit.testing import FlowSink
+
+
+def test_it_says_where_it_listens_what_it_has_and_how_to_begin(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        assert re.fullmatch(
+            r"tracekit is collecting; Ctrl-C ends it\n"
+            r"  OTLP  http://127\.0\.0\.1:\d+ \(HTTP\), http://127\.0\.0\.1:\d+ \(gRPC\)\n"
+            r"  API   http://127\.0\.0\.1:\d+/api/flows\n"
+            rf"  data  {tmp_path}/data: 0 flows, \d+ (bytes|kB) of 2 GB\n"
+            r"Two lines in a service send the first one:\n"
+            r"    import tracekit\n"
+            rf'    tracekit\.configure\("orders", endpoint="{server.otlp}"\)\n'
+            rf"Without a change to it: tracekit run --endpoint {server.otlp} -- python worker\.py\n",
+            server.greeting,
+        )
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT, signal.SIGHUP)],
+)
+def test_it_ends_cleanly_and_says_what_it_keeps(tmp_path: Path, signals: tuple[int, ...]) -> None:
+    with serving(tmp_path) as server:
+        server.send(shop())
+        ended = server.end(*signals)
+
+    assert (ended.code, ended.err) == (0, "")
+    assert re.fullmatch(rf"\nended: 1 flow, \d+ kB in {tmp_path}\n", ended.out)
+
+
+def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.send(shop())
+        server.end()
+    with serving(tmp_path) as server:
+        assert re.search(rf"data  {tmp_path}: 1 flow, \d+ kB of 2 GB, since 2023-11-14\n", server.greeting)
+        assert server.greeting.endswith(f"  look  tracekit flows --server {server.api}\n")
+        source = ApiSource(server.api)
+        (flow,) = source.find("").flows
+        assert len(source.flow(flow.id).spans) == len(shop())
+
+
+def test_who_comes_second_to_a_directory_learns_who_has_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        refused = tracekit("serve", "--data", str(tmp_path), *FREE)
+
+        assert refused == Ended(
+            1,
+            "",
+            f"tracekit serve: {tmp_path} is in use by process {server.process.pid}. Stop it, or give another "
+            "directory with --data\n",
+        )
+
+
+@pytest.mark.parametrize("option", ["--port", "--http-port", "--grpc-port"])
+def test_a_port_that_is_taken_is_named(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = tracekit("serve", "--data", str(tmp_path), *FREE, option, port)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert f"cannot listen on 127.0.0.1 port {port}" in refused.err
+    assert "give this one another port (0 takes a free one)" in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_a_port_that_another_tracekit_has_is_named_with_it(tmp_path: Path) -> None:
+    with serving(tmp_path / "first") as server:
+        taken = server.api.rpartition(":")[2]
+        refused = tracekit("serve", "--data", str(tmp_path / "second"), *FREE, "--port", taken)
+
+        assert refused.code == 1
+        assert refused.err.endswith(
+            f". A `tracekit serve` is running: process {server.process.pid}, with its data in "
+            f"{tmp_path / 'first'}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "complaint"),
+    [
+        (lambda data: data.write_text("a file"), "is no directory. Move it away, or give another directory"),
+        (
+            lambda data: (data.mkdir(), (data / "tracekit.version").write_text("99")),
+            "was written by a newer tracekit",
+        ),
+    ],
+)
+def test_a_directory_that_cannot_be_is_refused_with_the_cure(
+    tmp_path: Path, prepare: object, complaint: str
+) -> None:
+    assert callable(prepare)
+    prepare(tmp_path / "data")
+
+    refused = tracekit("serve", "--data", str(tmp_path / "data"), *FREE)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert complaint in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_who_opens_it_to_others_is_warned(tmp_path: Path) -> None:
+    with serving(tmp_path, *FREE, "--host", "0.0.0.0") as server:
+        ended = server.end()
+
+    assert ended.code == 0
+    assert ended.err == (
+        "tracekit serve: --host 0.0.0.0: whoever reaches this address can read all flows and send some; "
+        "there are no passwords\n"
+    )
+
+
+def test_quiet_it_says_nothing(tmp_path: Path) -> None:
+    command = [*TRACEKIT, "serve", "--data", str(tmp_path), *FREE, "--quiet", "--host", "0.0.0.0"]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # that it is open to others: by then it listens
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, *said) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "cure"),
+    [
+        ("--max-size", "much", "'much': must be a size; e.g. 500MB or 2GB"),
+        ("--port", "70000", "'70000': must be a port, 0 to 65535; 0 takes a free one"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_with_one_that_can(option: str, value: str, cure: str) -> None:
+    refused = tracekit("serve", option, value)
+
+    assert refused.code == 2
+    assert refused.err.endswith(f"error: argument {option}: {cure}\n")
+
+
+def test_what_came_goes_on_to_another_collector(tmp_path: Path, flow_sink: FlowSink) -> None:
+    there = flow_sink.http_endpoint
+    with serving(tmp_path, *FREE, "--forward", there) as server:
+        assert f"\n  to    {there}\n" in server.greeting
+        server.send(shop())
+        ended = server.end()
+
+    assert ended.err == ""
+    assert len(flow_sink.spans) == len(shop())
+
+
+def test_a_collector_that_cannot_be_forwarded_to_is_said_once(tmp_path: Path) -> None:
+    with serving(tmp_path, *FREE, "--forward", "http://127.0.0.1:1") as server:
+        server.send(shop())
+        server.send([request("POST /orders", 5)])
+        ended = server.end()
+
+    assert ended.code == 0
+    assert ended.err.count("forwarding to http://127.0.0.1:1 fails") == 1
+    assert ended.err.count("\n") == 1
+
+
+def test_an_address_to_forward_to_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    refused = tracekit("serve", "--data", str(tmp_path), *FREE, "--forward", "collector")
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("tracekit serve: forwarding to collector: ")

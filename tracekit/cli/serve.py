@@ -1,0 +1,271 @@
+"""`tracekit serve`: the collector on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urlsplit
+
+from tracekit import _settings
+from tracekit.cli import terminal
+from tracekit.cli.rows import moment
+from tracekit.cli.terminal import size
+from tracekit.flow.text import counted, harmless
+from tracekit.sources import API_PORT, DEFAULT_SERVER, LOOPBACK, ApiSource, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tracekit.collector.archive import Archive, Held
+    from tracekit.collector.cut import Json
+    from tracekit.collector.server import CollectorServer
+
+HELP: Final = "collect telemetry on this machine: keep every flow, answer questions"
+
+_EPILOG: Final = """\
+examples:
+  tracekit serve                                      on the standard ports, until Ctrl-C
+  tracekit serve --data ./flows --max-size 500MB      in a directory of its own
+  tracekit serve --http-port 0 --grpc-port 0 --port 0 on free ports, beside another one
+  tracekit serve --forward http://collector:4318      and everything goes on to another collector
+
+Services send OTLP to it without any setting: it listens where OTEL_EXPORTER_OTLP_ENDPOINT points unless it is
+set. What was answered is on disk, and there after a restart, until --max-size is reached: then the oldest
+goes. `tracekit flows`, `flow`, `tail` and `doctor` ask it; so can anything else, at /api/openapi.json.
+"""
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_LOOK_S: Final = 2.0
+_MAX_COMPLAINTS: Final = 1000
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    http, grpc = (_port_of(_settings.DEFAULT_ENDPOINTS[name]) for name in ("http/protobuf", "grpc"))
+    ports = {
+        "--http-port": (http, "of OTLP over HTTP"),
+        "--grpc-port": (grpc, "of OTLP over gRPC"),
+        "--port": (API_PORT, "of the query API"),
+    }
+    for option, (default, what) in ports.items():
+        parser.add_argument(
+            option,
+            metavar="PORT",
+            type=_port,
+            default=default,
+            help=f"the port {what} (default: {default}; 0: a free one)",
+        )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on (default: 127.0.0.1, this machine only)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=_data_home() / "tracekit",
+        help="the directory that everything is kept in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        type=_size,
+        default="2GB",
+        help="at most so much disk; the oldest goes first (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--forward",
+        metavar="URL",
+        help="send everything on to another collector, over OTLP; with OTEL_EXPORTER_OTLP_HEADERS",
+    )
+    parser.add_argument(
+        "--forward-protocol",
+        choices=("http/protobuf", "grpc"),
+        default="http/protobuf",
+        help="how it is sent on (default: %(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
+
+
+def _port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a port, 0 to 65535; 0 takes a free one")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    """Bytes; with a unit: 500MB, 1.5G, 2GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a size; e.g. 500MB or 2GB")
+    number, unit, is_binary = found.groups()
+    factor = _UNITS[unit.upper()]
+    return int(float(number) * (1024 ** list(_UNITS).index(unit.upper()) if is_binary else factor))
+
+
+def _data_home() -> Path:
+    """Where a user's data is. Source: the XDG Base Directory Specification; a relative one does not count."""
+    named = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return named if named.is_absolute() else Path.home() / ".local" / "share"
+
+
+def _headers() -> Mapping[str, str]:
+    from opentelemetry.util.re import parse_env_headers
+
+    return parse_env_headers(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""), liberal=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    terminal.speak_plainly()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A shell that runs us in the background, and nohup, have them ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
+    try:
+        from tracekit.collector.api import create_api
+        from tracekit.collector.app import LOOPBACK as NAMES
+        from tracekit.collector.disk import DiskStore
+        from tracekit.collector.folder import FolderError
+        from tracekit.collector.forward import Forwarder
+        from tracekit.collector.server import CollectorError, CollectorServer
+    except ModuleNotFoundError as error:
+        return terminal.fail(
+            "serve", f"{error.name} is not installed. pip install '.[serve]' in tracekit's clone"
+        )
+    complaints = _Complaints()
+    logger = logging.getLogger("tracekit")
+    logger.addHandler(complaints)
+    logger.propagate = False
+    with ExitStack() as started:
+        try:
+            forward = arguments.forward and Forwarder(
+                arguments.forward, protocol=arguments.forward_protocol, headers=_headers()
+            )
+            archive = started.enter_context(
+                DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
+            )
+            hosts = NAMES if arguments.host in NAMES else None
+            server: CollectorServer = CollectorServer(
+                archive,
+                host=arguments.host,
+                http_port=arguments.http_port,
+                grpc_port=arguments.grpc_port,
+                pages=create_api(archive, hosts, more=lambda: _more(server, arguments.data)),
+                pages_port=arguments.port,
+                forward=forward,
+            )
+            started.enter_context(server)
+        except (FolderError, OSError, ValueError) as error:
+            return terminal.fail("serve", error)
+        except CollectorError as error:
+            return terminal.fail("serve", f"{error}{_neighbour(arguments)}")
+        if hosts is None:
+            print(_open_to_all(arguments.host), file=sys.stderr, flush=True)
+        if not arguments.quiet:
+            for row in _greeting(server, archive.held(), arguments.data, arguments.forward):
+                print(row, flush=True)
+        _watch(archive, stop, complaints)
+        server.stop()  # what is under way is finished
+        held = archive.held()
+    if not arguments.quiet:
+        print(f"\nended: {_amount(held)} in {arguments.data}")
+    return 0
+
+
+class _Complaints(logging.Handler):
+    """Says on standard error what goes wrong, each thing once, whatever the numbers in it are."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage().removeprefix("tracekit: "))
+
+    def say(self, trouble: str) -> None:
+        kind = re.sub(r"\d+", "", trouble)
+        if kind not in self._said and len(self._said) < _MAX_COMPLAINTS:
+            self._said.add(kind)
+            print(f"tracekit serve: {harmless(trouble)}", file=sys.stderr, flush=True)
+
+
+def _watch(archive: Archive, stop: threading.Event, complaints: _Complaints) -> None:
+    """Wait for the end; say meanwhile what goes wrong."""
+    while True:
+        for trouble in archive.held().troubles:
+            complaints.say(trouble)
+        if stop.wait(_LOOK_S):
+            return
+
+
+def _greeting(server: CollectorServer, held: Held, data: Path, forward: str | None) -> Iterator[str]:
+    """Where it listens, what it has, and how to go on."""
+    yield "tracekit is collecting; Ctrl-C ends it"
+    yield f"  OTLP  {server.http_endpoint} (HTTP), {server.grpc_endpoint} (gRPC)"
+    yield f"  API   {server.pages_endpoint}/api/flows"
+    oldest = (
+        "" if held.oldest_ns is None else f", since {moment(held.oldest_ns, datetime.now().astimezone())}"
+    )
+    yield f"  data  {data}: {_amount(held)} of {size(held.max_bytes)}{oldest}"
+    if forward:
+        yield f"  to    {forward}"
+    if held.flows:
+        option = "" if server.pages_endpoint == DEFAULT_SERVER else f" --server {server.pages_endpoint}"
+        yield f"  look  tracekit flows{option}"
+    else:
+        yield terminal.first_flow(server.http_endpoint)
+
+
+def _amount(held: Held) -> str:
+    return f"{counted(held.flows, 'flow')}, {size(held.bytes)}"
+
+
+def _more(server: CollectorServer, data: Path) -> dict[str, Json]:
+    """What the status says besides the archive: so that others find the way here, and know who it is."""
+    return {
+        "pid": os.getpid(),
+        "data": str(data),
+        "otlp_http": server.http_endpoint,
+        "otlp_grpc": server.grpc_endpoint,
+        **cast("dict[str, Json]", server.status()),
+    }
+
+
+def _neighbour(arguments: argparse.Namespace) -> str:
+    """Who has the ports, if it is one of us."""
+    host = arguments.host if arguments.host in LOOPBACK else "127.0.0.1"
+    try:
+        more = (
+            ApiSource(f"http://{host}:{arguments.port or API_PORT}", silence_s=1.0)
+            .get("/api/status")
+            .get("more")
+        )
+    except SourceError:
+        return ""
+    if not isinstance(more, dict):
+        return ""
+    return f". A `tracekit serve` is running: process {more.get('pid')}, with its data in {more.get('data')}"
+
+
+def _open_to_all(host: str) -> str:
+    return (
+        f"tracekit serve: --host {host}: whoever reaches this address can read all flows and send some; "
+        "there are no passwords"
+    )
