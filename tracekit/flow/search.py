@@ -107,10 +107,10 @@ Term: TypeAlias = NumberTerm | TextTerm | AttributeTerm | Word
 Query: TypeAlias = tuple[Term, ...]
 """Terms that all hold. The empty query is every flow."""
 
-_NUMBERS: Final[tuple[NumberField, ...]] = get_args(NumberField)
-_TEXTS: Final[tuple[TextField, ...]] = get_args(TextField)
+NUMBER_FIELDS: Final[tuple[NumberField, ...]] = get_args(NumberField)
+TEXT_FIELDS: Final[tuple[TextField, ...]] = get_args(TextField)
 _LENGTHS: Final = frozenset({"completion", "response", "waited"})
-_FIELDS: Final = (*_NUMBERS, *_TEXTS)
+_FIELDS: Final = (*NUMBER_FIELDS, *TEXT_FIELDS)
 _BARE: Final[Mapping[str, NumberField]] = {
     "error": "errors",
     "errors": "errors",
@@ -123,6 +123,8 @@ _BARE: Final[Mapping[str, NumberField]] = {
     "open": "open",
 }
 """Words that mean: at least one."""
+PRESENCES: Final = ("error", "retries", "duplicates", "break", "open")
+"""The same, each once."""
 _CONNECTIVES: Final = frozenset({"and", "or", "not"})
 _UNITS: Final = {
     "d": 86_400 * 10**9,
@@ -263,9 +265,9 @@ class _Reader:
         field = name.lower()
         if is_quoted or (field not in _FIELDS and field not in _BARE and "." in name):
             return AttributeTerm(name, comparison, value[0])
-        if field in _TEXTS and not (field == "break" and comparison not in ("=", "!=")):
+        if field in TEXT_FIELDS and not (field == "break" and comparison not in ("=", "!=")):
             return _text_term(value_at, field, comparison, value[0])
-        if field in _NUMBERS or field in _BARE:
+        if field in NUMBER_FIELDS or field in _BARE:
             number = _BARE.get(field) or cast("NumberField", field)
             return NumberTerm(number, comparison, self._number(value_at, number, value[0]))
         return _no_such_field(start, name)
@@ -333,7 +335,7 @@ def _no_such_field(at: int, name: str) -> NoReturn:
 
 
 def _comparison(field: str) -> str:
-    return "=" if field in _TEXTS else ">"
+    return "=" if field in TEXT_FIELDS else ">"
 
 
 def _kind(field: NumberField) -> str:
@@ -344,7 +346,7 @@ def _kind(field: NumberField) -> str:
 
 def _example(field: str) -> str:
     examples = {"started": "10m", "status": "499", "break": "headers_lost", "name": '"POST /orders"'}
-    return examples.get(field, "1s" if field in _LENGTHS else "orders" if field in _TEXTS else "1")
+    return examples.get(field, "1s" if field in _LENGTHS else "orders" if field in TEXT_FIELDS else "1")
 
 
 def _duration_ns(text: str) -> int | None:
@@ -377,16 +379,17 @@ def _moment_ns(text: str) -> int | None:
 def _written(term: Term) -> str:
     if isinstance(term, Word):
         reserved = {*_FIELDS, *_BARE, *_CONNECTIVES}
-        return _quoted(term.text) if term.text.lower() in reserved else _plain(term.text)
+        return _quoted(term.text) if term.text.lower() in reserved else plain(term.text)
     if isinstance(term, NumberTerm):
         return f"{term.field} {term.comparison} {_number_written(term)}"
     if isinstance(term, TextTerm):
-        return f"{term.field} {term.comparison} {_plain(term.value)}"
-    key = _plain(term.key) if "." in term.key else _quoted(term.key)
-    return f"{key} {term.comparison} {_plain(term.value)}"
+        return f"{term.field} {term.comparison} {plain(term.value)}"
+    key = plain(term.key) if "." in term.key else _quoted(term.key)
+    return f"{key} {term.comparison} {plain(term.value)}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text as a value in a query: in quotes where it needs some."""
     return text if _PLAIN.fullmatch(text) else _quoted(text)
 
 
@@ -418,7 +421,7 @@ def _holds(term: Term, flow: Flow) -> bool:
         return is_one is (term.comparison == "=")
     if isinstance(term, Word):
         word = term.text.casefold()
-        return any(word in text.casefold() for field in _TEXTS for text in _texts(field, flow))
+        return any(word in text.casefold() for field in TEXT_FIELDS for text in _texts(field, flow))
     return any(
         _compares(value, term.comparison, term.value)
         for span in flow.spans
