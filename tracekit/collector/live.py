@@ -209,7 +209,7 @@ class Live:
             if texts:
                 text = b"".join(texts)
                 for watcher in feed.watchers:
-                    watcher.tell(text, len(found))
+                    watcher.tell(text, len(found) + passed_over)
 
     async def _beat(self) -> None:
         """A status every few seconds; a sign of life, where that takes longer to find out."""

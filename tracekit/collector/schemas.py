@@ -79,6 +79,8 @@ _SIGNAL: Final = _object(
     "records held now, dropped to stay within a bound, refused before they came in",
 )
 
+_BUILT: Final = "counted once flows are built: under load that is later, see `unanalysed` of the status"
+
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "Error": _object({"error": {"type": "string", "description": "what is wrong, and what to do about it"}}),
     "Summary": _object(
@@ -243,7 +245,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "omitted": _OMITTED,
             "uncounted": {**_COUNT, "description": "spans and messages beyond the bounds of the counters"},
         },
-        f"the last {traffic.MINUTES} minutes, the busiest services first",
+        f"the last {traffic.MINUTES} minutes, the busiest first; {_BUILT}",
     ),
     "Destinations": _object(
         {
@@ -268,7 +270,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "omitted": _OMITTED,
             "uncounted": {**_COUNT, "description": "spans and messages beyond the bounds of the counters"},
         },
-        f"the last {traffic.MINUTES} minutes, the busiest first",
+        f"the last {traffic.MINUTES} minutes, the busiest first; {_BUILT}",
     ),
     "Metrics": _object(
         {

@@ -8,9 +8,10 @@ handler's time too, however many flows it served.
 Percentiles come from a histogram whose buckets grow by the eighth root of two: a duration is told within
 5 %.
 
-Bounds: `MAX_FLOWS` flows are remembered for being replaced, of as many batches that they were counted (one
-that was forgotten and comes again counts twice); `MAX_SPANS` spans and messages of one flow; `MAX_COUNTERS`
-counters a minute, of which a service or a destination takes some forty. What is beyond them `omitted` counts.
+Bounds: `MAX_FLOWS` flows are remembered for being replaced, with `MAX_GIVEN` counts that they gave, and of
+as many batches that they were counted (what was forgotten and comes again counts twice); `MAX_SPANS` spans
+and messages of one flow; `MAX_COUNTERS` counters a minute, of which a service or a destination takes some
+forty. What is beyond them `omitted` counts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 MINUTE_NS: Final = 60 * 10**9
 MINUTES: Final = 15
 MAX_FLOWS: Final = 10_000
+MAX_GIVEN: Final = 1_000_000
 MAX_SPANS: Final = 10_000
 MAX_COUNTERS: Final = 20_000
 _MAX_NAME: Final = 200
@@ -117,6 +119,7 @@ class Traffic:
         self._minutes: dict[int, Counter[_Key]] = {}
         self._first_ns: int | None = None
         self._given: OrderedDict[str, tuple[_Gift, ...]] = OrderedDict()
+        self._remembered = 0
         self._batches: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._interned: dict[_Gift, _Gift] = {}
         self._omitted = 0
@@ -152,7 +155,9 @@ class Traffic:
             del self._minutes[minute]
 
     def _replace(self, flow: Flow, now_ns: int) -> None:
-        for minute, key in self._given.pop(flow.id, ()):
+        before = self._given.pop(flow.id, ())
+        self._remembered -= len(before)
+        for minute, key in before:
             if (counters := self._minutes.get(minute)) is not None:
                 counters[key] -= 1
                 if not counters[key]:
@@ -177,8 +182,9 @@ class Traffic:
                 if gift and not _is_shared(edge.consuming):
                     given.append(gift)
         self._given[flow.id] = tuple(given)
-        if len(self._given) > self._max_flows:
-            self._given.popitem(last=False)
+        self._remembered += len(given)
+        while len(self._given) > self._max_flows or self._remembered > MAX_GIVEN:
+            self._remembered -= len(self._given.popitem(last=False)[1])
 
     def _is_known(self, span: Span) -> bool:
         """Whether this span of several flows was counted already; from now on it was."""
