@@ -453,7 +453,7 @@ class DiskStore:
         found: dict[tuple[str, str, str, int, Service], Span] = {}
         for place in self._places(id_)[0]:
             try:
-                spans = select_spans(self._segments.read(place), (id_,))
+                spans = select_spans(self._segments.read(place), id_)
             except (Gone, OtlpError):  # counted and told by the segments
                 continue
             for span in spans:

@@ -1,4 +1,4 @@
-"""Select: of a request of spans, those that mention one of some ids, decoded; the others stay bytes."""
+"""Select: of a request of spans, those that mention an id, decoded; the others stay bytes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from tracekit.otlp.tally import OtlpError, Refused, Tally
 from tracekit.otlp.values import from_resource
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterable, Iterator
 
     from tracekit.model import Span
 
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
 
 
-def select_spans(body: bytes, ids: Collection[str]) -> list[Span]:
-    """The spans of a request in protobuf whose bytes hold one of these ids (hex digits), in their order.
+def select_spans(body: bytes, id_: str) -> list[Span]:
+    """The spans of a request in protobuf whose bytes hold this id (hex digits), in their order.
 
     As raw bytes, or as the text of an attribute; a few more may be among them. The request is one that
     `Scanner.scan_spans` took, or `encode_spans` wrote. Raises OtlpError for another.
     """
-    needles = [needle for id_ in ids for needle in (bytes.fromhex(id_), id_.encode())]
+    needles = bytes.fromhex(id_), id_.encode()
     places = sorted(place for needle in needles for place in _places(body, needle))
     if not places:
         return []
     try:
-        return list(_selected(body, places))
+        parts = _of_trace(body, needles[0], places)
+        return list(_decoded(body, _holding(body, places) if parts is None else parts))
     except (ValueError, IndexError):  # written in another order than SDKs do
-        return [span for span in decode_spans(body).records if any(n in _encoded(span) for n in needles)]
+        return [
+            span for span in decode_spans(body).records if any(n in encode_spans([span]) for n in needles)
+        ]
     except (DecodeError, Refused) as error:
         raise OtlpError("the request cannot be read") from error
-
-
-def _encoded(span: Span) -> bytes:
-    return encode_spans([span])
 
 
 def _places(body: bytes, needle: bytes) -> Iterator[int]:
@@ -50,31 +49,75 @@ def _places(body: bytes, needle: bytes) -> Iterator[int]:
         at = body.find(needle, at + 1)
 
 
-def _selected(body: bytes, places: list[int]) -> Iterator[Span]:
-    """Goes from span to span, and decodes those in which a place lies. Another order is a ValueError."""
-    at, next_place = 0, 0
-    while at < len(body):
-        part, end = _part(body, at, _FIRST)
-        start, at = _part(body, part, _FIRST)
-        resource, service = body[start:at], None
+def _of_trace(body: bytes, trace_id: bytes, places: list[int]) -> list[tuple[int, int]] | None:
+    """The spans of a trace; None if not all of the places lie in them.
+
+    They do in most flows, which spares a walk through all spans of the request.
+    """
+    parts: list[tuple[int, int]] = []
+    end = 0
+    for place in places:
+        if place < end:
+            continue
+        start = _span_at(body, place - 2)
+        if start is None or body[place : place + 16] != trace_id:
+            return None
+        parts.append(_part(body, start, _SECOND))
+        end = parts[-1][1]
+    return parts
+
+
+def _span_at(body: bytes, at: int) -> int | None:
+    """Where the span stands whose content begins here with a trace id; None if none does."""
+    if body[at : at + 2] == b"\x0a\x10":
+        for start in (at - 2, at - 3, at - 4):
+            if start >= 0 and body[start] == _SECOND and _part(body, start, _SECOND)[0] == at:
+                return start
+    return None
+
+
+def _holding(body: bytes, places: list[int]) -> Iterator[tuple[int, int]]:
+    """The spans in which the places lie."""
+    next_place = 0
+    for _, _, at, end in _scopes(body):
         while at < end and body[at] == _SECOND:
-            spans_at, scope_end = _part(body, at, _SECOND)
+            start, at = _part(body, at, _SECOND)
+            while next_place < len(places) and places[next_place] < start:
+                next_place += 1
+            if next_place < len(places) and places[next_place] < at:
+                yield start, at
+        _end_with_schema(body, at, end)
+
+
+def _decoded(body: bytes, parts: Iterable[tuple[int, int]]) -> Iterator[Span]:
+    """The spans that stand there, which are in order."""
+    scopes = _scopes(body)
+    resource, scope, _, scope_end = next(scopes)
+    service, name = None, ""
+    for start, end in parts:
+        while start >= scope_end:
+            resource, scope, _, scope_end = next(scopes)
+            service = None
+        if service is None:
+            service = from_resource(Resource.FromString(resource), Tally())
+            name = InstrumentationScope.FromString(scope).name
+        yield read_span(trace_pb2.Span.FromString(body[start:end]), service, name, Tally())
+
+
+def _scopes(body: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """Of each scope its resource, itself, where its spans begin, and its end. ValueError: another order."""
+    at = 0
+    while at < len(body):
+        at, end = _part(body, at, _FIRST)
+        start, at = _part(body, at, _FIRST)
+        resource = body[start:at]
+        while at < end and body[at] == _SECOND:
+            spans, at = _part(body, at, _SECOND)
             scope = b""
-            if spans_at < scope_end and body[spans_at] == _FIRST:
-                start, spans_at = _part(body, spans_at, _FIRST)
-                scope = body[start:spans_at]
-            while spans_at < scope_end and body[spans_at] == _SECOND:
-                start, spans_at = _part(body, spans_at, _SECOND)
-                while next_place < len(places) and places[next_place] < start:
-                    next_place += 1
-                if next_place < len(places) and places[next_place] < spans_at:
-                    if service is None:
-                        service = from_resource(Resource.FromString(resource), Tally())
-                    message = trace_pb2.Span.FromString(body[start:spans_at])
-                    name = InstrumentationScope.FromString(scope).name
-                    yield read_span(message, service, name, Tally())
-            _end_with_schema(body, spans_at, scope_end)
-            at = scope_end
+            if spans < at and body[spans] == _FIRST:
+                start, spans = _part(body, spans, _FIRST)
+                scope = body[start:spans]
+            yield resource, scope, spans, at
         _end_with_schema(body, at, end)
         at = end
 
