@@ -151,8 +151,7 @@ def _say(text: str) -> None:
 
 
 def _tracekit(load: Load, folder: Path, core: int | None, profile: Path | None) -> dict[str, float]:
-    more = ["--profile", str(profile)] if profile else []
-    with servers.tracekit_server(folder, core, *more) as server:
+    with servers.tracekit_server(folder, core, profile) as server:
         _say("tracekit takes them in")
         figures = _taken_in(load, server)
         with closing(Asking(server.api)) as api:

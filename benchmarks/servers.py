@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,7 @@ JAEGER_CURE: Final = f"""To have it (Go 1.24 or newer, five minutes):
 
 Kept: TypeAlias = Literal["memory", "badger"]
 _PATIENCE_S: Final = 60
+_ADDRESSES: Final = re.compile(r"OTLP +(\S+) .*API +(\S+)/api/flows\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +79,20 @@ def jaeger() -> str | None:
 
 
 @contextmanager
-def tracekit_server(folder: Path, core: int | None, *arguments: str) -> Iterator[Server]:
-    """Our collector on the folder; ready when the block begins."""
-    command = [sys.executable, "-m", "benchmarks.collector_server", str(folder), *arguments]
-    with _process(command, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def tracekit_server(folder: Path, core: int | None, profile: Path | None = None) -> Iterator[Server]:
+    """`tracekit serve` on the folder, ready. `profile`: a file for where its time went."""
+    program = ["tracekit"] if profile is None else ["benchmarks.profiled", str(profile)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--port", "0"]
+    command = [sys.executable, "-m", *program, "serve", "--data", str(folder), *ports]
+    with _process(command, core, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError("the collector did not start")
-        yield Server(psutil.Process(process.pid), **json.loads(line))
+        said = ""
+        while (found := _ADDRESSES.search(said)) is None:
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"tracekit serve did not start: {said}")
+            said += line
+        yield Server(psutil.Process(process.pid), *found.groups())
 
 
 @contextmanager
@@ -141,10 +148,7 @@ def _process(command: Sequence[str], core: int | None, **more: Any) -> Iterator[
         try:
             yield process
         finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            else:
-                process.terminate()
+            process.terminate()
             try:
                 process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
