@@ -3,8 +3,8 @@
 An event is made once for all who watch with the same query. Bounds: in each `TICK_S` seconds at most
 `MAX_FLOWS` flows a query, out of `MAX_PENDING` that were built; `MAX_WATCHERS` watchers, with `MAX_QUERIES`
 different queries; `MAX_BEHIND` bytes that one may be behind: who reads more slowly loses events. What is
-left out, a `lost` event tells. The last `MAX_KEPT` events of a query are kept for who comes again, for
-`KEPT_S` seconds after the last of its watchers went. While nobody watches, it costs nothing.
+left out, a `lost` event tells. The last `MAX_KEPT` events of a query, in `MAX_KEPT_BYTES`, are kept for who
+comes again, for `KEPT_S` seconds after the last of its watchers went. While nobody watches, it costs nothing.
 
 An archive may call it from any thread; all the rest belongs to one event loop.
 """
@@ -39,6 +39,7 @@ MAX_WATCHERS: Final = 200
 MAX_QUERIES: Final = 10
 MAX_BEHIND: Final = 256 * 1024
 MAX_KEPT: Final = 200
+MAX_KEPT_BYTES: Final = 1024 * 1024
 
 HEARTBEAT: Final = b": still here\n\n"
 
@@ -90,8 +91,19 @@ class _Feed:
     first: int
     number: int
     watchers: set[Watcher] = field(default_factory=set)
-    kept: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
+    kept: deque[tuple[int, bytes]] = field(default_factory=deque)
+    kept_bytes: int = 0
     left_at_s: float = 0
+
+    def add(self, data: bytes) -> bytes:
+        """The event with this flow."""
+        self.number += 1
+        text = b"id: %d\nevent: flow\ndata: %s\n\n" % (self.number, data)
+        self.kept.append((self.number, text))
+        self.kept_bytes += len(text)
+        while len(self.kept) > MAX_KEPT or self.kept_bytes > MAX_KEPT_BYTES:
+            self.kept_bytes -= len(self.kept.popleft()[1])
+        return text
 
     def since(self, number: int) -> bytes:
         """The events after this one, and how many of them are gone; of a number not ours nobody knows."""
@@ -201,9 +213,7 @@ class Live:
                 told = data.get(each.summary.id)
                 if told is None:
                     told = data[each.summary.id] = encoded(views.summary(each.summary))
-                feed.number += 1
-                texts.append(b"id: %d\nevent: flow\ndata: %s\n\n" % (feed.number, told))
-                feed.kept.append((feed.number, texts[-1]))
+                texts.append(feed.add(told))
             if lost := max(0, len(found) - MAX_FLOWS) + passed_over:
                 texts.append(lost_event(lost))
             if texts:

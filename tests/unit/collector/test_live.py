@@ -13,6 +13,7 @@ from tracekit.collector.live import (
     MAX_BEHIND,
     MAX_FLOWS,
     MAX_KEPT,
+    MAX_KEPT_BYTES,
     MAX_PENDING,
     Live,
     Watcher,
@@ -136,6 +137,32 @@ def test_who_comes_again_after_too_much_is_told_how_many_are_gone() -> None:
 
     assert lost(text) + len(told(text)) == len(range(1, MAX_KEPT + 51, MAX_FLOWS)) * MAX_FLOWS
     assert len(told(text)) == MAX_KEPT
+
+
+def test_of_large_events_fewer_are_kept_for_who_comes_again() -> None:
+    fat = "x" * 1000
+    services = ("x" * 1000,) * 30
+
+    async def seen() -> bytes:
+        live = Live(status)
+        watcher = live.enter(())
+        live(flows(0, 1, fat))
+        first = int(re.findall(rb"id: (\d+)", await until(watcher, 1))[0])
+        for number in range(1, 101, 10):
+            live(
+                [
+                    replace(b, summary=replace(b.summary, services=services))
+                    for b in flows(number, number + 10)
+                ]
+            )
+            await until(watcher, 10)
+        return live._feeds[()].since(first)
+
+    text = asyncio.run(seen())
+
+    assert 0 < len(told(text)) < 100
+    assert len(told(text)) + lost(text) == 100
+    assert len(text) < 2 * MAX_KEPT_BYTES
 
 
 def test_while_nobody_watches_nothing_is_kept() -> None:
