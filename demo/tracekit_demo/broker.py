@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
-import os
 import selectors
 import signal
 import socket
@@ -27,14 +26,15 @@ import sys
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NoReturn, TypedDict
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, NoReturn, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 API_VERSION: Final = (2, 3)
+DISCONNECT: Final = -195  # librdkafka's own number for it
 CURE: Final = (
     "pip install '.[demo]' in tracekit's clone, or name a Kafka of your own (tracekit demo --kafka HOST:PORT)"
 )
@@ -70,6 +70,16 @@ class Broker:
 
     address: str
     pid: int
+    orders: IO[str] = field(repr=False, compare=False)
+    answers: IO[str] = field(repr=False, compare=False)
+
+    def fail(self, request: int, *errors: int) -> None:
+        """Have the next requests of this kind answered with these errors, in turn; 0 is none.
+
+        Both are numbers of Kafka's protocol; the error DISCONNECT breaks the connection off instead.
+        """
+        print(request, *errors, file=self.orders, flush=True)
+        self.answers.readline()
 
     @property
     def settings(self) -> KafkaSettings:
@@ -120,7 +130,7 @@ def embedded_broker(
                 process.wait()
                 said.seek(0)
                 raise BrokerError(said.read().strip() or f"the embedded broker said nothing; {CURE}")
-            yield Broker(address, process.pid)
+            yield Broker(address, process.pid, _pipe(process.stdin), _pipe(process.stdout))
         finally:
             _end(process)
 
@@ -147,11 +157,18 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
+class Mock(NamedTuple):
+    """The address of a mock cluster, and what makes its next requests of a kind fail: kind, errors."""
+
+    address: str
+    fail: Callable[[int, Sequence[int]], None]
+
+
 @contextmanager
 def mock_cluster(
     topics: Sequence[str], partitions: int, *, shared_group: bool = False, port: int | None = None
-) -> Iterator[str]:
-    """The mock cluster inside this process; gives its address. Raises BrokerError.
+) -> Iterator[Mock]:
+    """The mock cluster inside this process. Raises BrokerError.
 
     At a `port` that is given, clients find out by themselves which version they talk to.
     """
@@ -192,11 +209,16 @@ def mock_cluster(
                     library.rd_kafka_mock_broker_set_host_port(cluster, 1, b"localhost", port)
                     for request, newest in _NEWEST.items():
                         library.rd_kafka_mock_set_apiversion(cluster, request, 0, newest)
+
+            def fail(request: int, errors: Sequence[int]) -> None:
+                codes = (ctypes.c_int * len(errors))(*errors)
+                library.rd_kafka_mock_push_request_errors_array(cluster, request, len(errors), codes)
+
             if port is None:
-                yield address
+                yield Mock(address, fail)
             else:
                 with _front(address, port):
-                    yield f"localhost:{port}"
+                    yield Mock(f"localhost:{port}", fail)
         finally:
             with _kept_awake(address):
                 library.rd_kafka_mock_cluster_destroy(cluster)
@@ -331,6 +353,11 @@ def _declare(library: ctypes.CDLL) -> None:
         ("rd_kafka_mock_topic_create", number, (pointer, text, number, number)),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
         (
+            "rd_kafka_mock_push_request_errors_array",
+            None,
+            (pointer, ctypes.c_int16, size, ctypes.POINTER(ctypes.c_int)),
+        ),
+        (
             "rd_kafka_mock_broker_push_request_error_rtts",  # and, for each answer: error, delay in ms
             number,
             (pointer, ctypes.c_int32, ctypes.c_int16, size),
@@ -368,11 +395,14 @@ def main() -> int:
     try:
         with mock_cluster(
             arguments.topics, arguments.partitions, shared_group=arguments.shared_group, port=arguments.port
-        ) as address:
+        ) as mock:
+            address = mock.address
             print(address, flush=True)
             if arguments.until_stdin_closes:
-                while os.read(sys.stdin.fileno(), 4096):
-                    pass
+                for line in sys.stdin:  # as `Broker.fail` writes them
+                    request, *errors = map(int, line.split())
+                    mock.fail(request, errors)
+                    print("done", flush=True)
             else:
                 version = "" if arguments.port else f", api_version={API_VERSION}"
                 print(f'KafkaProducer(bootstrap_servers="{address}"{version})', flush=True)

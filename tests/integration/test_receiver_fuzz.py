@@ -255,5 +255,5 @@ def test_the_decoder_and_the_scanner_keep_their_promises_under_coverage_guided_f
     ]
     run = subprocess.run(command + limits, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
-    assert run.returncode == 0, run.stderr[-4000:]
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
     assert "Done " in run.stderr
