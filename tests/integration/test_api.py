@@ -323,6 +323,24 @@ def test_a_name_made_to_point_here_is_refused(client: Client, host: str) -> None
     assert "localhost" in json.loads(body)["error"]
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "cors", 403),
+        ("cross-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_a_page_of_another_site_makes_nothing_work_here(
+    client: Client, site: str, mode: str, status: int
+) -> None:
+    found, _, _ = client.ask("/api/flows", headers={"sec-fetch-site": site, "sec-fetch-mode": mode})
+
+    assert found == status
+
+
 @pytest.mark.parametrize("path", ["/api/flows", "/api/flows/abcd", "/api/openapi.json", "/api/nothing"])
 def test_no_answer_is_kept_run_or_guessed_at(client: Client, path: str) -> None:
     _, headers, _ = client.ask(path, headers={"origin": "http://evil.example"})
@@ -405,6 +423,12 @@ class Stream:
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
+    def ends(self) -> bool:
+        """Whether nothing more comes."""
+        with contextlib.suppress(ConnectionError):
+            self._file.read()
+        return True
+
     def close(self) -> None:
         self._file.close()
         self._socket.close()
@@ -484,3 +508,15 @@ def test_who_went_is_forgotten(client: Client) -> None:
 
     found = soon(lambda: client.get("/api/status"), lambda found: not found["watchers"])
     assert found["watchers"] == 0
+
+
+def test_a_server_that_stops_ends_its_streams_and_complains_of_nothing(
+    archive: DiskStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with CollectorServer(archive, pages=create_api(archive)) as server:
+        stream = Stream(Client(server.pages_port))
+        stream.event("status")
+
+    assert stream.ends()
+    stream.close()
+    assert [record.getMessage() for record in caplog.records] == []

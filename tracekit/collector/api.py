@@ -2,9 +2,9 @@
 
 A router, not the class `Starlette`: other people's instrumentation puts a traced one in its place.
 
-For reading only: GET and HEAD. No CORS, so no page of another origin reads an answer; the Host header is
-checked, against names that are made to point at loopback; and what an answer holds is never run, whatever
-it looks like.
+For reading only: GET and HEAD. No CORS, so no page of another origin reads an answer; where its browser says
+that a page of another site asks, there is none. The Host header is checked, against names that are made to
+point at loopback; and what an answer holds is never run, whatever it looks like.
 
 An archive may read from disk, so it is asked in threads. Bounds: `MAX_UNDER_WAY` questions at a time, more
 get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from what comes in. Each answer
@@ -95,14 +95,23 @@ def create_api(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         answer: ASGIApp = router
         if scope["type"] == "http":
-            named = b",".join(value for name, value in scope["headers"] if name == b"host").decode("latin-1")
-            if hosts is not None and _PORT.sub("", named.lower()) not in hosts:
+            if hosts is not None and _PORT.sub("", _header(scope, b"host").lower()) not in hosts:
                 answer = _refusal(403, f"call this collector as one of {', '.join(sorted(hosts))}")
+            elif (
+                _header(scope, b"sec-fetch-site") == "cross-site"
+                and _header(scope, b"sec-fetch-mode") != "navigate"
+            ):
+                answer = _refusal(403, "pages of other sites are not answered")
             elif scope["method"] not in ("GET", "HEAD"):
                 answer = _refusal(405, "this API is for reading: use GET", allow="GET, HEAD")
         await answer(scope, receive, send)
 
     return app
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """All values that it was given."""
+    return b",".join(value for known, value in scope["headers"] if known == name).decode("latin-1")
 
 
 class _RefusalError(Exception):
