@@ -43,7 +43,7 @@ LEGACY: Final = replace(
 
 
 def rows(*flows: Summary, width: int = 110, color: bool = False, now: datetime = AT) -> list[str]:
-    return [row.rstrip() for row in table(flows, now, width=width, color=color)]
+    return [*table(flows, now, width=width, color=color)]
 
 
 def test_a_flow_is_a_row_with_its_two_numbers_its_waiting_and_its_marks() -> None:

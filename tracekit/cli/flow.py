@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(render(flow, width=width, color=color))
     if arguments.logs:
         print()
-    for row in _logged(flow, lines, width=width, color=color):
-        print(row)
+        for row in _logged(flow, lines, width=width, color=color):
+            print(row)
     return 0
 
 

@@ -46,7 +46,7 @@ def table(flows: Sequence[Summary], now: datetime, *, width: int, color: bool) -
             for at, (cell, room) in enumerate(zip(row, widths, strict=True))
             if room
         ]
-        yield _GAP.join(cells)
+        yield _GAP.join(cells).rstrip()
 
 
 def line(flow: Summary, *, color: bool) -> str:
