@@ -125,6 +125,15 @@ _BARE: Final[Mapping[str, NumberField]] = {
 """Words that mean: at least one."""
 PRESENCES: Final = ("error", "retries", "duplicates", "break", "open")
 """The same, each once."""
+_MEANT: Final = {
+    "destination": "queue",
+    "topic": "queue",
+    "duration": "completion",
+    "latency": "response",
+    "time": "started",
+    "since": "started",
+}
+"""What those mean who know other tools."""
 _CONNECTIVES: Final = frozenset({"and", "or", "not"})
 _UNITS: Final = {
     "d": 86_400 * 10**9,
@@ -327,8 +336,9 @@ def _text_term(at: int, field: TextField, comparison: Comparison, value: str) ->
 
 
 def _no_such_field(at: int, name: str) -> NoReturn:
-    near = difflib.get_close_matches(name.lower(), _FIELDS, n=1)
-    meant = f"`{near[0]}` perhaps" if near else f"there are {', '.join(sorted(_FIELDS))}"
+    lower = name.lower()
+    near = _MEANT.get(lower) or next(iter(difflib.get_close_matches(lower, _FIELDS, n=1)), None)
+    meant = f"`{near}` perhaps" if near else f"there are {', '.join(sorted(_FIELDS))}"
     raise SearchError(
         at, f"no field is called `{name}`", f'{meant}; for an attribute put its key in quotes: `"{name}"`'
     )

@@ -109,6 +109,7 @@ def test_a_query_is_read(text: str, query: Query) -> None:
             "no field is called `complition` (at character 1 of the query); `completion` ",
         ),
         ("lamp complition > 1s", 5, "no field is called `complition`"),
+        ("topic = orders", 0, "`queue` perhaps"),
         ("xyzzy = 1", 0, "there are break, breaks, completion"),
         ("xyzzy = 1", 0, 'for an attribute put its key in quotes: `"xyzzy"`'),
         ("completion > 1", 13, "`1` is no time with a unit"),
