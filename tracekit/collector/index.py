@@ -17,9 +17,10 @@ import struct
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tracekit.collector.archive import Summary
+from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.flow.search import NumberTerm, TextTerm, Word
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ from flow join shape on shape.id = flow.shape
 """
 
 
+_Facts: TypeAlias = tuple[
+    str, str, "int | None", "tuple[str, ...]", "tuple[str, ...]", "tuple[str, ...]"
+]  # those of a shape
+
+
 class Shape(NamedTuple):
     """What rows share."""
 
@@ -117,7 +123,7 @@ class Index:
         self._reader = self._connected()
         self._reading = threading.Lock()
         self._writing = threading.RLock()
-        self._shapes: dict[Shape, int] = {}
+        self._shapes: dict[_Facts, int] = {}
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -153,34 +159,25 @@ class Index:
 
     def grow(self, growths: Iterable[tuple[bytes, Growth]]) -> None:
         """Add what came for these ids to their rows."""
-        self._writer.executemany(
-            _UPSERT,
-            (
-                (
-                    id_,
-                    grown.is_listed,
-                    grown.start_ns,
-                    max(grown.end_ns - grown.start_ns, 0),
-                    grown.response_ns,
-                    grown.spans,
-                    grown.errors,
-                    grown.open,
-                    self._shape(
-                        Shape(
-                            grown.name,
-                            grown.service,
-                            None,
-                            grown.services,
-                            grown.named,
-                            (),
-                        )
-                    ),
-                    max(grown.places + grown.logs) >> 40,
-                    struct.pack(f"<{len(grown.places)}q", *grown.places),
-                    struct.pack(f"<{len(grown.logs)}q", *grown.logs),
-                )
-                for id_, grown in growths
-            ),
+        self._writer.executemany(_UPSERT, (self._grown(id_, growth) for id_, growth in growths))
+
+    def _grown(self, id_: bytes, grown: Growth) -> tuple[object, ...]:
+        shape = grown.name, grown.service, None, grown.services, grown.named, ()
+        number = self._shapes.get(shape) or self._shape(shape)
+        places, logs = grown.places, grown.logs
+        return (
+            id_,
+            grown.is_listed,
+            grown.start_ns,
+            max(grown.end_ns - grown.start_ns, 0),
+            grown.response_ns,
+            grown.spans,
+            grown.errors,
+            grown.open,
+            number,
+            (max(places[-1], logs[-1]) if places and logs else (places or logs)[-1]) >> OFFSET_BITS,
+            struct.pack(f"<{len(places)}q", *places),
+            struct.pack(f"<{len(logs)}q", *logs) if logs else b"",
         )
 
     def note_built(self, summaries: Iterable[Summary]) -> None:
@@ -199,7 +196,7 @@ class Index:
                     each.retries,
                     each.duplicates,
                     self._shape(
-                        Shape(
+                        (
                             each.name,
                             each.service,
                             each.status,
@@ -244,14 +241,15 @@ class Index:
     def set(self, name: str, value: int) -> None:
         self._writer.execute("insert or replace into state values(?,?)", (name, value))
 
-    def _shape(self, shape: Shape) -> int:
+    def _shape(self, shape: _Facts) -> int:
         if (known := self._shapes.get(shape)) is not None:
             return known
+        name, service, status, *named = shape
         columns = (
-            shape.name[:_MAX_NAME],
-            shape.service[:_MAX_NAME],
-            -1 if shape.status is None else shape.status,
-            *("\n".join(name[:_MAX_NAME] for name in names[:_MAX_NAMES]) for names in shape[3:]),
+            name[:_MAX_NAME],
+            service[:_MAX_NAME],
+            -1 if status is None else status,
+            *("\n".join(name[:_MAX_NAME] for name in names[:_MAX_NAMES]) for names in named),
         )
         self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?)", columns)
         (number,) = self._writer.execute(
