@@ -40,13 +40,15 @@ def collecting(folder: Path, *, is_public: bool) -> Iterator[Collector]:
     http, grpc, api = map(_free, (HTTP_PORT, GRPC_PORT, API_PORT)) if is_public else (0, 0, 0)
     with ExitStack() as started:
         try:
-            archive = started.enter_context(DiskStore(folder))
+            archive = started.enter_context(DiskStore(folder, progress=print))
             server = CollectorServer(
                 archive, http_port=http, grpc_port=grpc, pages=create_api(archive), pages_port=api
             )
             started.enter_context(server)
         except (FolderError, CollectorError) as error:
             raise DemoError(str(error)) from error
+        except OSError as error:
+            raise DemoError(f"{folder} cannot be read: {error}. Name another: --data FOLDER") from error
         yield Collector(archive, server.http_endpoint, server.pages_endpoint)
 
 

@@ -24,8 +24,9 @@ the id of its flow; in a terminal, type an order's number and Enter to see it as
 It needs nothing but this machine: Kafka and the databases are on board. Several may run at once, but only
 one on the same --kafka. Ctrl-C ends all of it.
 
-While it runs, `tracekit demo fault NAME` in another terminal makes something go wrong in the shop, and the
-flows say so; `tracekit demo fault` lists the faults.
+Its flows are kept on disk, and a second start shows the last of them. From another terminal `tracekit flows`,
+`tracekit flow ID` and `tracekit tail` ask for them; `tracekit demo fault NAME` makes something go wrong in
+the shop, and the flows say so; `tracekit demo fault` lists the faults.
 """
 
 _FAULT_EPILOG: Final = """\
@@ -63,8 +64,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="FOLDER",
         type=Path,
-        help="the demo's directory (default: tracekit/demo in $XDG_DATA_HOME, which is ~/.local/share; "
-        "with --once: a temporary one)",
+        help="where its flows are kept (default: tracekit/demo in $XDG_DATA_HOME, which is ~/.local/share; "
+        "with --once: nowhere)",
     )
     parser.add_argument(
         "--fault",
@@ -72,7 +73,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with this fault from the start: " + ", ".join(_FAULTS) + "; --once then exits with 1",
     )
-    commands = parser.add_subparsers(dest="command", metavar="fault", title="while it runs")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="while it runs")
     fault = commands.add_parser(
         "fault",
         usage="tracekit demo fault [NAME [off]] [--data FOLDER]",
