@@ -72,7 +72,7 @@ _DURATIONS: Final = _object(
         "p95_ns": _nullable(_NS),
         "max_ns": _nullable(_NS),
     },
-    "from a histogram: each duration within 5 %; null where there was none",
+    "from a histogram: each duration within 3 %; null where there was none",
 )
 _SIGNAL: Final = _object(
     {"kept": _COUNT, "dropped": _COUNT, "refused": _COUNT},
