@@ -452,6 +452,15 @@ def test_among_a_thousand_connections_senders_that_behave_get_through() -> None:
         crowd.communicate(timeout=30)
 
 
+def test_after_a_crowd_that_says_nothing_senders_over_grpc_get_through() -> None:
+    with CollectorServer(max_connections=20, request_timeout_s=1) as collector, ExitStack() as opened:
+        for _ in range(60):
+            opened.enter_context(connected(collector.grpc_port))
+        export = opened.enter_context(channel(collector))
+
+        assert export(GOOD, timeout=30, wait_for_ready=True) == b""
+
+
 def test_a_process_of_its_own_may_have_more_connections() -> None:
     script = (
         "import resource; from tracekit.collector.server import connections_alone;"

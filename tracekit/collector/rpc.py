@@ -33,6 +33,7 @@ _METHODS: Final[dict[str, Signal]] = {
 _THREADS: Final = 4
 MAX_WAITING: Final = 100
 _GRACE_S: Final = 1.0
+_HANDSHAKE_S: Final = 5  # for so long a crowd that says nothing keeps others out; they try again for longer
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS: Final = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
 _IDENTITY_AND_GZIP: Final = 1 << 0 | 1 << 2
@@ -56,7 +57,7 @@ class GrpcServer:
         half_ms = request_timeout_s * 500
         options = (
             *_OPTIONS,
-            ("grpc.server_handshake_timeout_ms", request_timeout_s * 1000),
+            ("grpc.server_handshake_timeout_ms", min(request_timeout_s, _HANDSHAKE_S) * 1000),
             ("grpc.max_connection_age_ms", half_ms),
             ("grpc.max_connection_age_grace_ms", half_ms),
             ("grpc.max_allowed_incoming_connections", max_connections),
