@@ -20,11 +20,12 @@ import pytest
 
 from tests.e2e.programs import environment
 from tests.integration.serving import PATIENCE_S, TRACEKIT, Ended, serving, tracekit
+from tracekit.collector.archive import Summary
 from tracekit.flow import build_flow, render
 from tracekit.flow.text import duration
 from tracekit.model import LogLine, Service
 from tracekit.sources import ApiSource
-from tracekit.testing.spans import at, flow_of, processed, request, shop
+from tracekit.testing.spans import at, flow_of, processed, request, shop, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,8 +279,7 @@ def test_each_flow_is_a_line_as_it_settles_over_a_restart_too(tmp_path: Path) ->
             ) as again:
                 found = tail.stderr.readline()
                 again.send([request("GET /orders", 9000, 9012, status=200)])
-                # The first may come again: whether it was told, no server remembers over its end.
-                second = next(row for row in tail.stdout if SHORT not in row)
+                second = tail.stdout.readline()
                 tail.send_signal(signal.SIGINT)
                 said = tail.communicate(timeout=PATIENCE_S)
 
@@ -292,6 +292,26 @@ def test_each_flow_is_a_line_as_it_settles_over_a_restart_too(tmp_path: Path) ->
     assert found == "tracekit tail: connected again\n"
     assert re.search(r"  GET /orders 200 in 12 ms -> done in 12 ms\n", second)
     assert (tail.returncode, said[0]) == (0, "")
+
+
+def test_a_flow_that_grows_is_told_again_and_one_that_is_sent_again_is_not(tmp_path: Path) -> None:
+    entry = request("POST /orders", 0, 84)
+    late = span("late", 100, 200, parent=entry)
+    with serving(tmp_path) as running, tailing(running) as tail:
+        assert tail.stdout is not None
+        source = ApiSource(running.api)
+        heard = source._told(source._open("/api/events", PATIENCE_S))  # from now on
+        for spans in ([entry], [entry], [entry, late]):
+            running.send(spans)
+            assert isinstance(next(heard), Summary)
+        running.send([request("GET /orders", 500, 512)])
+        told = [tail.stdout.readline() for _ in range(3)]
+
+    assert [re.split(r"  | -> ", row.strip())[2:] for row in told] == [
+        ["POST /orders 202 in 84 ms", "done in 84 ms"],
+        ["POST /orders 202 in 84 ms", "done in 200 ms"],
+        ["GET /orders 202 in 12 ms", "done in 12 ms"],
+    ]
 
 
 def test_as_json_a_tail_is_an_object_a_line(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from tracekit.cli import terminal
 
 if TYPE_CHECKING:
     import argparse
+
+    from tracekit.collector.archive import Summary
 
 HELP: Final = "print each flow as it is done"
 
@@ -21,9 +24,12 @@ examples:
 
 {terminal.QUERY_HELP}
 
-A flow is printed once nothing more comes of it, and again if something does after all. Ctrl-C ends it; a
-server that is started anew does not.
+A flow is printed once nothing more comes of it, and again if something does after all and changes its line.
+Ctrl-C ends it; a server that is started anew does not.
 """
+
+_KNOWN: Final = 1000
+"""So many flows are known to have been printed."""
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +46,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     terminal.speak_plainly()
     color = terminal.is_colored(sys.stdout)
+    known: OrderedDict[str, Summary] = OrderedDict()
     try:
         for told in terminal.source(arguments).follow(terminal.query_of(arguments.query)):
             if isinstance(told, Notice):
                 print(f"tracekit tail: {told.text}", file=sys.stderr, flush=True)
-            elif arguments.json:
-                print(json.dumps(views.summary(told)), flush=True)
-            else:
-                print(line(told, color=color), flush=True)
+                continue
+            if known.pop(told.id, None) != told:
+                print(
+                    json.dumps(views.summary(told)) if arguments.json else line(told, color=color), flush=True
+                )
+            known[told.id] = told
+            if len(known) > _KNOWN:
+                known.popitem(last=False)
     except SourceError as error:
         return terminal.fail("tail", error)
     except KeyboardInterrupt:  # which is how it ends
