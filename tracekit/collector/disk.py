@@ -292,7 +292,7 @@ class DiskStore:
                 number, newest = place >> OFFSET_BITS, self._segments.newest
                 self._progress(f"making the index again: segment {number} of {newest}")
         self._flush(everything=True)
-        if (oldest := self._segments.oldest) is not None:
+        if (oldest := self._segments.oldest) is not None and self._index.holds_before(oldest):
             self._index.drop_until(oldest)
 
     def _replay_chunk(self, place: int, kind: int, payload: bytes, *, is_counted: bool) -> None:
@@ -356,8 +356,8 @@ class DiskStore:
         while self._bytes() > self._max_bytes and self._segments.drop_oldest() is not None:
             oldest = self._segments.oldest
             assert oldest is not None
+            spans, lines = self._index.drop_until(oldest)
             with self._lock:
-                spans, lines = self._index.drop_until(oldest)
                 self._dropped[0] += spans
                 self._dropped[1] += lines
 
@@ -473,9 +473,7 @@ class DiskStore:
 
     def find(self, query: Query, *, limit: int = 100, after: str | None = None) -> Page:
         before = _cursor(after) if after is not None else None
-        with self._lock:
-            if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
-                self._flush(everything=True)
+        self._freshen()
         if not any(isinstance(term, AttributeTerm) for term in query):
             found = self._index.find(query, limit + 1, before)
             more = len(found) > limit
@@ -490,11 +488,16 @@ class DiskStore:
                 return Page(tuple(matching), _after(summary) if at + 1 < len(looked) else None)
         return Page(tuple(matching), _after(looked[-1]) if len(looked) == _SEARCHED_AT_ONCE else None)
 
+    def _freshen(self) -> None:
+        """Write the rows of what came just now, as far as that does not cost too much of the time."""
+        with self._lock:
+            if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
+                self._flush(everything=True)
+
     def ids(self, prefix: str) -> list[str]:
         if not 0 < len(prefix) <= 32 or not _is_hex(prefix):
             return []
-        with self._lock:
-            self._flush(everything=True)
+        self._freshen()
         return [id_.hex() for id_ in self._index.ids(prefix, _MAX_IDS)]
 
     def flow_logs(self, flow_id: str) -> list[LogLine]:

@@ -226,17 +226,24 @@ class Index:
         )
 
     def drop_until(self, oldest: int) -> tuple[int, int]:
-        """Forget what lay in segments before this one alone; how many spans and log lines they held."""
+        """Forget what lay in segments before this one alone; how many spans and log lines they held.
+
+        In many small steps, between which others write.
+        """
+        for first in range(256):
+            low, high = bytes((first,)), bytes((first,)) + b"\xff" * 16
+            with self.writing():
+                sql = "delete from flow where id between ? and ? and last < ?"
+                self._writer.execute(sql, (low, high, oldest))
         with self.writing():
-            self._writer.execute("delete from flow where last < ?", (oldest,))
-            row = self._writer.execute(
-                "select coalesce(sum(spans), 0), coalesce(sum(logs), 0) from segment where number < ?",
-                (oldest,),
-            ).fetchone()
+            sql = "select coalesce(sum(spans), 0), coalesce(sum(logs), 0) from segment where number < ?"
+            spans, logs = self._writer.execute(sql, (oldest,)).fetchone()
             self._writer.execute("delete from segment where number < ?", (oldest,))
-            self._writer.execute("delete from shape where id not in (select shape from flow)")
-            self._shapes.clear()
-        return int(row[0]), int(row[1])
+            (shapes,) = self._writer.execute("select count(*) from shape").fetchone()
+            if shapes > _MAX_SHAPES_KNOWN:
+                self._writer.execute("delete from shape where id not in (select shape from flow)")
+                self._shapes.clear()
+        return int(spans), int(logs)
 
     def set(self, name: str, value: int) -> None:
         self._writer.execute("insert or replace into state values(?,?)", (name, value))
@@ -267,6 +274,10 @@ class Index:
     def get(self, name: str) -> int | None:
         row = self._read("select value from state where name = ?", (name,))
         return int(row[0][0]) if row else None
+
+    def holds_before(self, oldest: int) -> bool:
+        """Whether there is anything of segments before this one."""
+        return bool(self._read("select 1 from segment where number < ? limit 1", (oldest,)))
 
     def counts(self) -> tuple[int, int]:
         """How many spans and log lines the segments hold."""
