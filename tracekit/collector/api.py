@@ -19,7 +19,7 @@ import re
 import sqlite3
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response
@@ -27,7 +27,6 @@ from starlette.routing import Route, Router
 
 from tracekit.collector import overviews, size, views
 from tracekit.collector.app import LOOPBACK
-from tracekit.collector.archive import Archive
 from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
 from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
 from tracekit.collector.traffic import Traffic
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from tracekit.collector.archive import Built
+    from tracekit.collector.archive import Archive, Built
     from tracekit.collector.cut import Json, Object
-    from tracekit.collector.history import MetricHistory
     from tracekit.collector.openapi import Operation
     from tracekit.flow.search import Query
 
@@ -56,13 +54,6 @@ _EVENTS: Final = "text/event-stream"
 _PORT: Final = re.compile(r":\d+$")
 
 
-class Kept(Archive, Protocol):
-    """An archive, and the history of its metrics."""
-
-    @property
-    def metric_history(self) -> MetricHistory: ...
-
-
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -74,7 +65,7 @@ _BROKEN: Final = (OSError, sqlite3.Error)
 
 
 def create_api(
-    archive: Kept,
+    archive: Archive,
     hosts: Collection[str] | None = LOOPBACK,
     *,
     now_ns: Callable[[], int] = time.time_ns,
@@ -124,7 +115,7 @@ class _RefusalError(Exception):
 
 class _Api:
     def __init__(
-        self, archive: Kept, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
+        self, archive: Archive, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
     ) -> None:
         self._archive = archive
         self._now_ns = now_ns
