@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import http.client
+import json
 import re
 import resource
 import socket
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -411,6 +413,28 @@ def as_completed(calls: list[grpc.Future]) -> Iterator[grpc.Future]:
         call.add_done_callback(done.put)
     for _ in calls:
         yield done.get(timeout=30)
+
+
+# A disk that is full
+
+
+def test_what_a_full_disk_refuses_is_told_and_what_was_answered_is_there(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.integration.receiver_on_a_full_disk", str(tmp_path / "data")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = json.loads(run.stdout)
+
+    assert {*map(tuple, said["full"])} == {(200, None), (503, "2")}
+    assert {*map(tuple, said["freed"])} == {(200, None)}
+    taken = [number for number, (status, _) in enumerate(said["full"] + said["freed"]) if status == 200]
+    assert (said["found"], said["spans"]) == (taken, 100 * len(taken))
+    assert said["refused"] == {"503": 80 - len(taken)}
+    assert run.stderr.count("the collector's store fails") == 1
 
 
 # A thousand connections
