@@ -154,8 +154,9 @@ def test_a_second_start_shows_the_flows_of_the_first() -> None:
     first = _stopped_after("#3 hybrid, accepted")
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
-        said = _lines_until(demo.stdout, "answered for at ")
-        server = said.rpartition("answered for at ")[2].strip().removesuffix("/api/flows")
+        said = _lines_until(demo.stdout, "in another terminal: ")
+        server = said.rpartition("answered for at ")[2].split("/api/flows")[0]
+        assert f"tracekit flows --server {server}   " in said.splitlines()[-1]
         flows = subprocess.run(
             [sys.executable, "-m", "tracekit", "flows", "--server", server],
             capture_output=True,
