@@ -1,0 +1,499 @@
+"""A collector on its disk, as its senders see it: killed, full, slow, damaged, under another clock.
+
+The collector is a process of its own, on real files; what it answered 200 must be found again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tracekit.collector.disk import DiskStore
+from tracekit.collector.intake import MAX_WAIT_S
+from tracekit.flow.search import Query
+from tracekit.model import Kind, LogLine, Service, Span, Status
+from tracekit.otlp import encode_logs, encode_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tracekit.collector.archive import Archive, Summary
+
+KILLS = int(os.environ.get("TRACEKIT_TEST_KILLS", "100"))
+SOON_S = 60.0  # a bound for what happens at once
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+MIB = 1 << 20
+
+# Imports once what takes long, and has a child for each life of the collector: says its pid, what ports it
+# listens on once it does, and how it ended.
+COLLECTORS = """
+import json, os, pathlib, signal, sys, traceback
+from tracekit.collector.disk import DiskStore
+from tracekit.collector.intake import MAX_WAIT_S
+from tracekit.collector.server import CollectorServer
+
+def say(**what):
+    os.write(1, json.dumps(what).encode() + b"\\n")
+
+for line in sys.stdin:
+    child = os.fork()
+    if child:
+        say(pid=child)
+        _, status = os.waitpid(child, 0)
+        say(status=os.waitstatus_to_exitcode(status))
+        continue
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with DiskStore(pathlib.Path(sys.argv[1]), **json.loads(line)) as store:
+            with CollectorServer(store) as server:
+                say(ports=[server.http_port, server.grpc_port])
+                while True:
+                    signal.pause()
+    except SystemExit:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(3)
+"""
+
+
+class Collectors:
+    """One collector after the other on one folder, each a process."""
+
+    def __init__(self, folder: Path, prefix: Sequence[str] = (), **options: int) -> None:
+        self._options = json.dumps(options)
+        self._process = subprocess.Popen(
+            [*prefix, sys.executable, "-c", COLLECTORS, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._said: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, name="tracekit-test-collectors")
+        self._listener.start()
+        self.pid = 0
+        self.host_pid = self._process.pid
+        self.ports: tuple[int, int] | None = None
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.put(json.loads(line))
+
+    def _next(self, key: str, timeout_s: float = SOON_S) -> object:
+        return self._said.get(timeout=timeout_s)[key]
+
+    def begin(self) -> None:
+        """A child is there; it may not listen yet."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(self._options + "\n")
+        self._process.stdin.flush()
+        pid = self._next("pid")
+        assert isinstance(pid, int)
+        self.pid, self.ports = pid, None
+
+    def is_listening(self, within_s: float = SOON_S) -> bool:
+        try:
+            self.ports = tuple(self._next("ports", within_s))  # type: ignore[assignment, arg-type]
+        except queue.Empty:
+            return False
+        return True
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        while "status" not in (said := self._said.get(timeout=SOON_S)):
+            assert "ports" in said
+        assert said["status"] == -signal.SIGKILL, "the collector ended before it was killed"
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+        assert self._next("status") == 0
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        with suppress(ProcessLookupError):
+            if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+        self._process.wait(SOON_S)
+        self._listener.join(SOON_S)
+        self._process.stdout.close()
+
+
+@contextmanager
+def collectors(folder: Path, prefix: Sequence[str] = (), **options: int) -> Iterator[Collectors]:
+    running = Collectors(folder, prefix, **options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+# -- what is sent -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Telemetry:
+    """Requests of a shop, a few spans each; some belong to flows that began long ago."""
+
+    rnd: random.Random
+    traces: list[str] = field(default_factory=list)
+    at_ns: int = 1_764_000_000_000_000_000
+
+    def spans(self, padding: int = 0) -> list[Span]:
+        self.at_ns += self.rnd.randrange(10**8)
+        service = Service(self.rnd.choice(("orders", "payment", "inventory")))
+        spans = []
+        for _ in range(self.rnd.randrange(1, 4)):
+            is_late = bool(self.traces) and self.rnd.random() < 0.4
+            trace = self.rnd.choice(self.traces) if is_late else self._id(16)
+            if not is_late:
+                self.traces.append(trace)
+            start = self.at_ns + self.rnd.randrange(10**7)
+            spans.append(
+                Span(
+                    trace,
+                    self._id(8),
+                    self.rnd.choice(("POST /orders", "POST /charge", "process orders")),
+                    start,
+                    start + self.rnd.randrange(10**9),
+                    parent_id=self._id(8) if is_late else None,
+                    kind=Kind.INTERNAL if is_late else Kind.SERVER,
+                    status=self.rnd.choice((Status.UNSET, Status.ERROR)),
+                    attributes={"padding": self._id(padding)} if padding else {},
+                    service=service,
+                )
+            )
+        return spans
+
+    def lines(self) -> list[LogLine]:
+        return [LogLine(self.at_ns, f"line {self._id(4)}", trace_id=self.rnd.choice(self.traces))]
+
+    def _id(self, size: int) -> str:
+        return self.rnd.randbytes(size).hex()
+
+
+def post(connection: http.client.HTTPConnection, path: str, body: bytes) -> int:
+    connection.request("POST", path, body, {"content-type": "application/x-protobuf"})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+class Loader:
+    """Threads that send to whichever collector lives, and note what was answered."""
+
+    def __init__(self, seed: int) -> None:
+        self.spans: set[tuple[str, str]] = set()
+        self.entries: set[str] = set()
+        self.lines: Counter[object] = Counter()
+        self.requests = 0
+        self._turn = threading.Condition()
+        self._ports: tuple[int, int] | None = None
+        self._life = 0
+        self._is_over = False
+        senders = (self._over_http, self._over_http, self._over_grpc)
+        self._threads = [
+            threading.Thread(
+                target=self._send,
+                args=(sender, Telemetry(random.Random(f"{seed} {n}"))),
+                name="tracekit-test-loader",
+            )
+            for n, sender in enumerate(senders)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def send_to(self, ports: tuple[int, int] | None) -> None:
+        with self._turn:
+            self._ports, self._life = ports, self._life + 1
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        with self._turn:
+            self._is_over = True
+            self._turn.notify_all()
+        for thread in self._threads:
+            thread.join(SOON_S)
+
+    def _send(self, sender: Callable[[tuple[int, int], int, Telemetry], None], telemetry: Telemetry) -> None:
+        last = 0
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._is_over or (self._ports and self._life != last))  # noqa: B023
+                if self._is_over:
+                    return
+                assert self._ports is not None
+                ports, last = self._ports, self._life
+            sender(ports, last, telemetry)
+
+    def _lives(self, life: int) -> bool:
+        return self._life == life and not self._is_over
+
+    def _over_http(self, ports: tuple[int, int], life: int, telemetry: Telemetry) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", ports[0], timeout=SOON_S)
+        with suppress(OSError, http.client.HTTPException):  # it was killed
+            while self._lives(life):
+                spans = telemetry.spans()
+                if post(connection, "/v1/traces", encode_spans(spans)) == 200:
+                    self._was_answered(spans=spans)
+                if telemetry.rnd.random() < 0.2:
+                    lines = telemetry.lines()
+                    if post(connection, "/v1/logs", encode_logs(lines)) == 200:
+                        self._was_answered(lines=lines)
+        connection.close()
+
+    def _over_grpc(self, ports: tuple[int, int], life: int, telemetry: Telemetry) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel, suppress(grpc.RpcError):
+            export = channel.unary_unary(EXPORT)
+            while self._lives(life):
+                spans = telemetry.spans()
+                export(encode_spans(spans), timeout=SOON_S)
+                self._was_answered(spans=spans)
+
+    def _was_answered(self, spans: Sequence[Span] = (), lines: Sequence[LogLine] = ()) -> None:
+        with self._turn:
+            self.requests += 1
+            self.spans |= ids(spans)
+            self.entries.update(span.trace_id for span in spans if span.parent_id is None)
+            self.lines.update(line.body for line in lines)
+
+
+@contextmanager
+def load(seed: int) -> Iterator[Loader]:
+    loader = Loader(seed)
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+# -- what is found ----------------------------------------------------------------------------------
+
+
+def ids(spans: Sequence[Span]) -> set[tuple[str, str]]:
+    return {(span.trace_id, span.span_id) for span in spans}
+
+
+def listed(archive: Archive) -> set[str]:
+    found, after = [], None
+    while True:
+        page = archive.find(Query(()), after=after)
+        found += [summary.id for summary in page.flows]
+        if page.next is None:
+            assert len(found) == len(set(found))
+            return set(found)
+        after = page.next
+
+
+def built(archive: Archive, flows: Sequence[str]) -> list[Summary | None]:
+    """As they are now; whether they settled depends on the hour."""
+    found = [archive.build(flow) for flow in flows]
+    return [replace(each.summary, is_settled=False) if each else None for each in found]
+
+
+def rows(folder: Path) -> tuple[dict[bytes, tuple[set[int], set[int]]], list[tuple[int, ...]]]:
+    """Of a folder that nobody has open: where the index says that ids are, and what segments hold."""
+
+    def places(blob: bytes) -> set[int]:
+        return set(struct.unpack(f"<{len(blob) // 8}q", blob))
+
+    with closing(sqlite3.connect(folder / "index.db")) as index:
+        where = index.execute("select id, places, logs from flow").fetchall()
+        held = index.execute("select number, spans, logs from segment order by number").fetchall()
+    return {id_: (places(spans), places(lines)) for id_, spans, lines in where}, held
+
+
+def rebuilt(folder: Path, at: Path) -> Path:
+    """The folder without its index."""
+    shutil.copytree(folder, at)
+    for file in at.glob("index*"):
+        file.unlink()
+    return at
+
+
+# -- killed -----------------------------------------------------------------------------------------
+
+
+def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
+    folder, rnd = tmp_path / "data", random.Random(4)
+    listened = 0
+    with collectors(folder, max_bytes=256 * MIB) as lives, load(seed=4) as loader:
+        for _ in range(KILLS):
+            lives.begin()
+            # Some are killed while they open, and some live until rows are written to the index.
+            life = rnd.choice(("opens", "short", "short", "short", "long"))
+            if life != "opens":
+                assert lives.is_listening()
+                loader.send_to(lives.ports)
+                listened += 1
+            time.sleep(rnd.uniform(0.5, 0.8) if life == "long" else rnd.uniform(0, 0.12))
+            lives.kill()
+            loader.send_to(None)
+    assert loader.requests > listened
+
+    some = rnd.sample(sorted(loader.entries), min(200, len(loader.entries)))
+    with DiskStore(folder, max_bytes=256 * MIB) as store:
+        spans = store.spans()
+        there = ids(spans)
+        assert loader.spans <= there
+        assert loader.lines.keys() <= {line.body for line in store.logs()}
+        # An entry that was not answered may be there or not; what has none is listed once it was looked at.
+        entries = {span.trace_id for span in spans if span.parent_id is None}
+        assert loader.entries <= entries <= listed(store)
+        for trace in some:
+            assert ids(store.flow(trace)) == {found for found in there if found[0] == trace}
+        flows = built(store, some)
+        assert store.held().troubles == ()
+    anew = rebuilt(folder, tmp_path / "rebuilt")
+    with DiskStore(anew, max_bytes=256 * MIB) as store:
+        assert entries <= listed(store)
+        assert built(store, some) == flows
+    assert rows(folder) == rows(anew)
+
+
+# -- full, slow -------------------------------------------------------------------------------------
+
+
+def on_a_disk(mount: str, at: Path) -> list[str]:
+    """A command before a command: with a file system at this path that nobody else sees."""
+    at.mkdir()
+    own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *own, "--mount", "sh", "-c", f'mount {mount} "$0" && exec "$@"', str(at)]
+
+
+def seen_from_outside(lives: Collectors, path: Path) -> Path:
+    return Path(f"/proc/{lives.host_pid}/root{path}")
+
+
+class Sender:
+    """One exporter: sends spans of some size, and notes what was answered."""
+
+    def __init__(self, ports: tuple[int, int] | None, seed: int = 0) -> None:
+        assert ports is not None
+        self.accepted: set[tuple[str, str]] = set()
+        self.answers: Counter[int] = Counter()
+        self.retry_after: str | None = None
+        self._telemetry = Telemetry(random.Random(seed))
+        self._connection = http.client.HTTPConnection("127.0.0.1", ports[0], timeout=SOON_S)
+
+    def send(self, padding: int = 0) -> int:
+        spans = self._telemetry.spans(padding)
+        self._connection.request(
+            "POST", "/v1/traces", encode_spans(spans), {"content-type": "application/x-protobuf"}
+        )
+        answer = self._connection.getresponse()
+        answer.read()
+        self.answers[answer.status] += 1
+        if answer.status == 200:
+            self.accepted |= ids(spans)
+        else:
+            self.retry_after = answer.getheader("retry-after")
+        return answer.status
+
+    def send_until(self, status: int, padding: int = 0) -> None:
+        end = time.monotonic() + SOON_S
+        while self.send(padding) != status:
+            assert time.monotonic() < end
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with collectors(disk / "data", on_a_disk("-t tmpfs -o size=8m none", disk), max_bytes=MIB * 64) as lives:
+        lives.begin()
+        assert lives.is_listening()
+        ballast = seen_from_outside(lives, disk) / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:  # no space is left
+            for _ in range(8 * 32 - 8):
+                file.write(bytes(MIB // 32))
+        with closing(Sender(lives.ports)) as sender:
+            assert sender.send() == 200
+
+            sender.send_until(503, padding=10_000)
+            for _ in range(20):
+                sender.send(padding=10_000)
+            assert sender.answers.keys() == {200, 503}
+            assert sender.retry_after is not None
+
+            ballast.unlink()
+            sender.send_until(200)
+            for _ in range(20):
+                assert sender.send(padding=1000) == 200
+        lives.kill()
+
+        kept = shutil.copytree(seen_from_outside(lives, disk) / "data", tmp_path / "kept")
+    with DiskStore(kept, max_bytes=MIB * 64) as store:
+        assert sender.accepted <= ids(store.spans())
+
+
+@contextmanager
+def frozen(path: Path) -> Iterator[None]:
+    """Writes to this file system wait."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(directory, 0xC0045877, 0)  # FIFREEZE
+        try:
+            yield
+        finally:
+            fcntl.ioctl(directory, 0xC0045878, 0)  # FITHAW
+    finally:
+        os.close(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may freeze a file system")
+def test_a_disk_that_hangs_refuses_and_goes_on_when_it_moves(tmp_path: Path) -> None:
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(32 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    with collectors(disk / "data", on_a_disk(f"-o loop {image}", disk), max_bytes=MIB * 64) as lives:
+        lives.begin()
+        assert lives.is_listening()
+        outside = seen_from_outside(lives, disk)
+        with closing(Sender(lives.ports)) as one, closing(Sender(lives.ports, seed=1)) as other:
+            with ThreadPoolExecutor(1) as thread:
+                for _ in range(5):  # slow: the answer waits for the disk
+                    with frozen(outside):
+                        answer = thread.submit(one.send)
+                        with pytest.raises(TimeoutError):
+                            answer.result(0.05)
+                    assert answer.result(SOON_S) == 200
+                with frozen(outside):  # it hangs: so does one request, and no other
+                    answer = thread.submit(one.send)
+                    other.send_until(503)
+                    assert not answer.done()
+                    assert other.retry_after is not None
+                    began = time.monotonic()
+                    assert [other.send() for _ in range(10)] == [503] * 10
+                    assert time.monotonic() - began < MAX_WAIT_S
+                assert answer.result(SOON_S) == 200
+            other.send_until(200)
+        lives.kill()
+        kept = shutil.copytree(outside / "data", tmp_path / "kept")
+    with DiskStore(kept, max_bytes=MIB * 64) as store:
+        assert one.accepted | other.accepted <= ids(store.spans())
