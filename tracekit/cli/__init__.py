@@ -24,6 +24,16 @@ class Command(Protocol):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name; its exit code."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has enough
+        sys.stderr.close()
+        return 141
+
+
+def _run(given: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tracekit",
         description="One flow, end to end: tracing for Python services that talk over HTTP and queues.",
@@ -31,7 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    given = sys.argv[1:] if argv is None else argv
     # `tracekit run` goes before a program that is waited for: it loads no other command.
     for name in given[:1] if given[:1] and given[0] in _COMMANDS else _COMMANDS:
         command = cast("Command", importlib.import_module(f"tracekit.cli.{name}"))
@@ -47,13 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     arguments = parser.parse_args(given)
-    try:
-        return int(arguments.run(arguments))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has enough
-        sys.stderr.close()
-        return 141
+    return int(arguments.run(arguments))
 
 
 def _version() -> str:
