@@ -46,7 +46,7 @@ _CURES: Final = (
         "if that port speaks HTTP: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf; gRPC has 4317",
     ),
     (("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"), "look at OTEL_EXPORTER_OTLP_HEADERS"),
-    (("SSL", "TLS", "certificate"), "look at OTEL_EXPORTER_OTLP_CERTIFICATE, and at http:// or https://"),
+    (("SSL", "TLS", "certificate"), "look at its certificate, and at http:// or https://"),
     (
         ("404", "405", "UNIMPLEMENTED"),
         "is it an OTLP receiver, and OTEL_EXPORTER_OTLP_ENDPOINT without a path?",
