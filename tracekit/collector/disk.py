@@ -72,6 +72,7 @@ _BUSY_SPANS: Final = 5_000
 _SEARCHED_AT_ONCE: Final = 200
 _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
+_NOT_TAKEN: Final = "the disk does not take what is to be written: {}"
 _LOOK_S: Final = 2.0
 """So often the index is asked for flows that were not built yet."""
 _LED: Final = 0.0
@@ -322,7 +323,7 @@ class DiskStore:
                     self._segments.sync()
                     self._keep_to_size()
             except (OSError, sqlite3.Error) as error:
-                self._say(f"the disk does not take what is to be written: {error}")
+                self._say(_NOT_TAKEN.format(error))
 
     def _flush(self, *, everything: bool = False) -> None:
         """Write the rows of what is quiet, or of everything; the lock is held."""
@@ -382,7 +383,7 @@ class DiskStore:
                     looked_at = 0.0 if due else began_s
                 self._build_some(due)
             except (OSError, sqlite3.Error) as error:
-                self._say(f"the index does not take what is to be written: {error}")
+                self._say(_NOT_TAKEN.format(error))
             if due:
                 pause_s = (time.monotonic() - began_s) * (1 / _BUILD_SHARE - 1)
 
@@ -492,7 +493,10 @@ class DiskStore:
         """Write the rows of what came just now, as far as that does not cost too much of the time."""
         with self._lock:
             if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
-                self._flush(everything=True)
+                try:
+                    self._flush(everything=True)
+                except sqlite3.Error as error:
+                    self._say(_NOT_TAKEN.format(error))
 
     def ids(self, prefix: str) -> list[str]:
         if not 0 < len(prefix) <= 32 or not _is_hex(prefix):

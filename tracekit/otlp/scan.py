@@ -112,7 +112,7 @@ def _strands(
     spans: Sequence[trace_pb2.Span], service: Service, flow_ids: Iterator[bytes | None]
 ) -> Iterator[Strand]:
     """This loop decides how many spans a second a collector takes: it makes nothing that is not needed."""
-    trace: bytes = b""
+    trace: bytes | None = None
     flow_id: bytes | None = None
     number = errors = unended = first = last = 0
     entry: Entry | None = None
@@ -159,10 +159,10 @@ def _strands(
             mentioned += tuple(_mentioned(links))
         kind = span.kind
         if entry is None and (not parent or parent == _NO_SPAN) and _is_entry(kind, trace, flow_id, links):
-            entry = span.name, kind, start, end
+            entry = span.name, kind if 0 <= kind <= _CONSUMER else 0, start, end
         if kind >= _PRODUCER and (destination := _destination(span)) and destination not in named:
             named += (destination,)
-    if number:
+    if trace is not None:
         yield Strand(trace, flow_id, service, first, last, number, errors, unended, entry, mentioned, named)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _VARINT: Final = 0
 _BYTES: Final = 2
+_GROUP: Final = 3
+_GROUP_END: Final = 4
+_DEEPEST: Final = 100  # protobuf's own limit
 _FIXED: Final = {1: 8, 5: 4}
 
 
@@ -27,7 +30,7 @@ class Splitter:
         """The contents of the length-delimited fields, by number; fields of other types are passed over.
 
         Raises ValueError after too many fields, and where the bytes are no protobuf message. Groups, long
-        deprecated, count as such. Source: protobuf encoding, https://protobuf.dev/programming-guides/encoding/.
+        deprecated, are passed over. Source: protobuf encoding, https://protobuf.dev/programming-guides/encoding/.
         """
         fields: dict[int, list[bytes]] = {}
         at = 0
@@ -47,11 +50,38 @@ class Splitter:
                 _, at = _varint(body, at)
             elif wire_type in _FIXED:
                 at += _FIXED[wire_type]
+            elif wire_type == _GROUP:
+                at = self._after_group(body, at, key >> 3)
             else:
                 raise ValueError(f"no wire type {wire_type}")
             if at > len(body):
                 raise ValueError("a field ends after the message")
         return fields
+
+    def _after_group(self, body: bytes, at: int, number: int) -> int:
+        """Where the group ends whose beginning was read; others may stand in it."""
+        groups = [number]
+        while groups:
+            self._left -= 1
+            if self._left < 0 or len(groups) > _DEEPEST:
+                raise ValueError("too many fields")
+            key, at = _varint(body, at)
+            wire_type = key & 7
+            if wire_type == _GROUP:
+                groups.append(key >> 3)
+            elif wire_type == _GROUP_END:
+                if groups.pop() != key >> 3:
+                    raise ValueError("a group ends that had not begun")
+            elif wire_type == _BYTES:
+                size, at = _varint(body, at)
+                at += size
+            elif wire_type == _VARINT:
+                _, at = _varint(body, at)
+            elif wire_type in _FIXED:
+                at += _FIXED[wire_type]
+            else:
+                raise ValueError(f"no wire type {wire_type}")
+        return at
 
 
 _AT_ONCE: Final = 256 * 1024

@@ -186,7 +186,9 @@ def field(number: int, content: bytes) -> bytes:
     [
         pytest.param(b"\x0a\x05ab", id="cut off"),
         pytest.param(b"\x0a\xff", id="a length that does not end"),
-        pytest.param(b"\x0b\x0c", id="a group"),
+        pytest.param(b"\x0b\x14", id="a group that ends as another one"),
+        pytest.param(b"\x0b\x08\x01", id="a group that does not end"),
+        pytest.param(b"\x0b" * 200 + b"\x0c" * 200, id="groups in groups"),
         pytest.param(bytes(4), id="zeros"),
         pytest.param(b"\x0a\x02\x0a\x05", id="a resource cut off"),
         pytest.param(b"\x0a\x03\x0a\x01\xff", id="an unreadable resource"),
@@ -325,3 +327,9 @@ def test_an_answer_says_what_was_refused() -> None:
 
 def test_an_error_is_a_status() -> None:
     assert json.loads(encode_status(3, "no id", "json")) == {"code": 3, "message": "no id"}
+
+
+def test_a_group_is_passed_over_as_any_field_that_is_not_known() -> None:
+    group = b"\x0b\x08\x01\x12\x02ab\x13\x14\x1d\x00\x00\x00\x00\x0c"
+
+    assert decode_spans(group) == Decoded(())
