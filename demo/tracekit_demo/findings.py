@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from tracekit_demo.expected import Edge
 
 _LONG_NS: Final = 1_000_000_000
-_LONG_WAIT_NS: Final = 2_000_000_000
+_LONG_WAIT_NS: Final = 1_500_000_000
 _GROWN_NS: Final = 500_000_000
-_SAME_WORK_NS: Final = 100_000_000
+_WORK_SHARE: Final = 10
+"""A handler is as fast as ever if it took longer by less than a tenth of what the wait grew by."""
 _EARLIER: Final = 3
 
 
@@ -95,11 +96,11 @@ def grown_waits(messages: Iterable[Handled], earlier: Sequence[Handled]) -> Iter
     for message in messages:
         same = [each for each in earlier if each.consumer == message.consumer]
         before = [each for each in same if each.destination == message.destination][-_EARLIER:] or same[-1:]
-        if (
-            not before
-            or message.waited_ns < max(_LONG_WAIT_NS, before[-1].waited_ns + _GROWN_NS)
-            or message.worked_ns > 2 * max(each.worked_ns for each in before) + _SAME_WORK_NS
-        ):
+        if not before:
+            continue
+        grown_ns = message.waited_ns - before[-1].waited_ns
+        slower_ns = message.worked_ns - before[-1].worked_ns
+        if message.waited_ns < _LONG_WAIT_NS or grown_ns < _GROWN_NS or slower_ns * _WORK_SHARE > grown_ns:
             continue
         waits = ", ".join(
             f"{duration(each.waited_ns)} (#{each.number}"

@@ -71,8 +71,9 @@ def test_once_under_a_fault_fails_and_says_what_the_flows_say(
     assert (demo.returncode, demo.stderr) == (1, ""), demo.stdout
     end = f"\n{whole} of 3 flows have every edge of their mode, and no break\nWhat they say:\n"
     shown, _, summary = demo.stdout.partition(end)
-    said = dict(line.strip().split(": ", 1) for line in summary.splitlines())
-    assert list(said) == list(told), demo.stdout
-    for order, sentence in said.items():
-        assert re.fullmatch(told[order], sentence), sentence
-        assert f"\n  ✕ {sentence}\n" in shown, "under the flow itself too"
+    said = [line.strip().split(": ", 1) for line in summary.splitlines()]
+    for order, wanted in told.items():
+        # Where the machine is busy, other times grow too.
+        found = [sentence for name, sentence in said if name == order and re.fullmatch(wanted, sentence)]
+        assert len(found) == 1, demo.stdout
+        assert f"\n  ✕ {found[0]}\n" in shown, "under the flow itself too"
