@@ -86,7 +86,9 @@ def serving(data: Path, *options: str) -> Iterator[Serving]:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def tracekit(*arguments: str, **variables: str) -> Ended:

@@ -148,6 +148,7 @@ def test_quiet_it_says_nothing(tmp_path: Path) -> None:
     ("option", "value", "cure"),
     [
         ("--max-size", "much", "'much': must be a size; e.g. 500MB or 2GB"),
+        ("--max-size", "9MB", "'9MB': must be 10 MB or more"),
         ("--port", "70000", "'70000': must be a port, 0 to 65535; 0 takes a free one"),
     ],
 )
@@ -156,6 +157,17 @@ def test_an_option_that_cannot_be_is_refused_with_one_that_can(option: str, valu
 
     assert refused.code == 2
     assert refused.err.endswith(f"error: argument {option}: {cure}\n")
+
+
+def test_it_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    with serving(tmp_path, *FREE, "--forward", "http://127.0.0.1:1") as server:
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+        server.send(shop())
+        assert len(ApiSource(server.api).find("").flows) == 1
+        server.process.send_signal(signal.SIGINT)
+
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_what_came_goes_on_to_another_collector(tmp_path: Path, flow_sink: FlowSink) -> None:

@@ -12,7 +12,7 @@ import threading
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
 from urllib.parse import urlsplit
 
 from tracekit import _settings
@@ -43,7 +43,8 @@ set. What was answered is on disk, and there after a restart, until --max-size i
 goes. `tracekit flows`, `flow`, `tail` and `doctor` ask it; so can anything else, at /api/openapi.json.
 """
 
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS: Final = ("", "K", "M", "G", "T")
+_LEAST_BYTES: Final = 10_000_000
 _LOOK_S: Final = 2.0
 _MAX_COMPLAINTS: Final = 1000
 
@@ -115,8 +116,11 @@ def _size(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a size; e.g. 500MB or 2GB")
     number, unit, is_binary = found.groups()
-    factor = _UNITS[unit.upper()]
-    return int(float(number) * (1024 ** list(_UNITS).index(unit.upper()) if is_binary else factor))
+    power = _UNITS.index(unit.upper())
+    wanted = int(float(number) * (1024 if is_binary else 1000) ** power)
+    if wanted < _LEAST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be {size(_LEAST_BYTES)} or more")
+    return wanted
 
 
 def _data_home() -> Path:
@@ -177,16 +181,26 @@ def run(arguments: argparse.Namespace) -> int:
         except CollectorError as error:
             return terminal.fail("serve", f"{error}{_neighbour(arguments)}")
         if hosts is None:
-            print(_open_to_all(arguments.host), file=sys.stderr, flush=True)
+            _say(_open_to_all(arguments.host), sys.stderr)
         if not arguments.quiet:
             for row in _greeting(server, archive.held(), arguments.data, arguments.forward):
-                print(row, flush=True)
+                _say(row, sys.stdout)
         _watch(archive, stop, complaints)
         server.stop()  # what is under way is finished
         held = archive.held()
     if not arguments.quiet:
-        print(f"\nended: {_amount(held)} in {arguments.data}")
+        _say(f"\nended: {_amount(held)} in {arguments.data}", sys.stdout)
     return 0
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """That nobody reads it, or that its disk is full, is no reason to collect no more."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # for what is still in its buffer, too
+        os.close(nowhere)
 
 
 class _Complaints(logging.Handler):
@@ -203,7 +217,7 @@ class _Complaints(logging.Handler):
         kind = re.sub(r"\d+", "", trouble)
         if kind not in self._said and len(self._said) < _MAX_COMPLAINTS:
             self._said.add(kind)
-            print(f"tracekit serve: {harmless(trouble)}", file=sys.stderr, flush=True)
+            _say(f"tracekit serve: {harmless(trouble)}", sys.stderr)
 
 
 def _watch(archive: Archive, stop: threading.Event, complaints: _Complaints) -> None:
@@ -259,9 +273,9 @@ def _neighbour(arguments: argparse.Namespace) -> str:
         )
     except SourceError:
         return ""
-    if not isinstance(more, dict):
+    if not isinstance(more, dict) or "pid" not in more:
         return ""
-    return f". A `tracekit serve` is running: process {more.get('pid')}, with its data in {more.get('data')}"
+    return f". A `tracekit serve` is running: process {more['pid']}, with its data in {more.get('data')}"
 
 
 def _open_to_all(host: str) -> str:

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
 
 from tracekit import _settings
+from tracekit.flow.text import harmless
 
 if TYPE_CHECKING:
     import argparse
@@ -116,7 +117,7 @@ def size(number: int) -> str:
 
 def fail(command: str, why: object) -> int:
     """Say why it cannot be done; the exit code for that."""
-    print(f"tracekit {command}: {why}", file=sys.stderr)
+    print(f"tracekit {command}: {harmless(str(why))}", file=sys.stderr)
     return 1
 
 
