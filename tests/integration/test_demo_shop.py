@@ -131,6 +131,10 @@ def test_a_handler_that_raises_says_what_was_raised(visit: Visit) -> None:
     assert crashed.attributes["error.type"] == "RuntimeError"
 
 
+def test_the_consumers_have_settings_that_their_client_has_nothing_to_say_against(visit: Visit) -> None:
+    assert [line.body for line in visit.logs if "Recommend" in str(line.body)] == []
+
+
 def test_every_log_line_of_an_order_belongs_to_its_flow(visit: Visit) -> None:
     flow = visit.flow("async", "accepted")
     spans = {(span.trace_id, span.span_id): span.service.name for span in flow.spans}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # and the embedded broker lets it wait until its first session has expired: loops are long, sessions short.
 _IDLE_MS: Final = 1000
 _SESSION_MS: Final = 6000
+_HEARTBEAT_MS: Final = 1000  # of kafka-python's 3 s, a busy machine has to miss but one
 _CLOSE_MS: Final = 2000  # to commit and to leave the group; without a broker it would try for 30 s
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ def _consumer(group: str, **more: Any) -> KafkaConsumer:
         group_id=group,
         auto_offset_reset="earliest",
         session_timeout_ms=_SESSION_MS,
+        heartbeat_interval_ms=_HEARTBEAT_MS,
         value_deserializer=json.loads,
         **kafka_settings(),
         **more,
