@@ -23,7 +23,7 @@ from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder
 from tracekit.collector.history import MetricHistory
-from tracekit.collector.index import Growth, Index
+from tracekit.collector.index import MAX_NAMES, Growth, Index
 from tracekit.collector.reach import flow_spans
 from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
 from tracekit.collector.store import Counts
@@ -72,6 +72,8 @@ _BUSY_SPANS: Final = 5_000
 _SEARCHED_AT_ONCE: Final = 200
 _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
+_MAX_GROWTHS: Final = 50_000
+"""Rows that wait for being written; about as many as come within a second, if they come as fast as can be."""
 _NOT_TAKEN: Final = "the disk does not take what is to be written: {}"
 _LOOK_S: Final = 2.0
 """So often the index is asked for flows that were not built yet."""
@@ -200,10 +202,15 @@ class DiskStore:
     ) -> None:
         """Add what came to what waits for being written. The rows of `known` ids have this chunk already."""
         now_s = time.monotonic()
-        growths, spans = self._growths, 0
+        spans = sum(strand.spans for strand in strands)
+        self._came += spans
+        self._count(place, spans, 0)
+        growths = self._growths
         for strand in strands:
             trace, flow, service, start, end, number, errors, unended, entry, mentioned, named = strand
-            spans += number
+            if len(growths) > _MAX_GROWTHS:
+                self._try_flush()
+                growths = self._growths
             own = flow or trace
             for other in mentioned if flow == trace else (*mentioned, trace):
                 if other != own and other not in known:
@@ -223,15 +230,13 @@ class DiskStore:
             growth.open += unended
             if end > growth.end_ns:
                 growth.end_ns = end
-            if service.name not in growth.services:
+            if service.name not in growth.services and len(growth.services) < MAX_NAMES:
                 growth.services += (service.name,)
             for name in named:
-                if name not in growth.named:
+                if name not in growth.named and len(growth.named) < MAX_NAMES:
                     growth.named += (name,)
             if entry is not None and not growth.is_listed:
                 _note_entry(growth, entry, service)
-        self._came += spans
-        self._count(place, spans, 0)
 
     def _note_lines(
         self, place: int, lines: Sequence[LogLine], known: Collection[bytes] = frozenset()
@@ -421,7 +426,10 @@ class DiskStore:
                 self._index.note_no_flow(none)
         if built:
             for watcher in self._watchers:
-                watcher(built)
+                try:
+                    watcher(built)
+                except Exception:
+                    _logger.warning("a watcher of flows fails", exc_info=True)
 
     def _led_on(self, id_: bytes) -> set[bytes]:
         """The flows whose spans stand in a trace that begins none: they may have grown with it."""
@@ -493,10 +501,13 @@ class DiskStore:
         """Write the rows of what came just now, as far as that does not cost too much of the time."""
         with self._lock:
             if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
-                try:
-                    self._flush(everything=True)
-                except sqlite3.Error as error:
-                    self._say(_NOT_TAKEN.format(error))
+                self._try_flush()
+
+    def _try_flush(self) -> None:
+        try:
+            self._flush(everything=True)
+        except sqlite3.Error as error:
+            self._say(_NOT_TAKEN.format(error))
 
     def ids(self, prefix: str) -> list[str]:
         if not 0 < len(prefix) <= 32 or not _is_hex(prefix):

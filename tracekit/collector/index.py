@@ -11,6 +11,7 @@ Everything in here can be made again from the segments; so nothing is synced to 
 
 from __future__ import annotations
 
+import json
 import operator
 import sqlite3
 import struct
@@ -49,7 +50,7 @@ create table if not exists state(name text primary key, value int);
 """
 _CACHE_KIB: Final = 16 * 1024
 _MAX_SHAPES_KNOWN: Final = 20_000
-_MAX_NAMES: Final = 100
+MAX_NAMES: Final = 100
 """Services, destinations and codes of breaks in a row; of more, the first."""
 _MAX_NAME: Final = 500
 
@@ -256,7 +257,7 @@ class Index:
             name[:_MAX_NAME],
             service[:_MAX_NAME],
             -1 if status is None else status,
-            *("\n".join(name[:_MAX_NAME] for name in names[:_MAX_NAMES]) for names in named),
+            *(json.dumps([name[:_MAX_NAME] for name in names[:MAX_NAMES]]) for names in named),
         )
         self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?)", columns)
         (number,) = self._writer.execute(
@@ -414,7 +415,7 @@ _COMPARED: Final[Mapping[str, Callable[[int, int], bool]]] = {
 
 def _shape_of(columns: Sequence[Any]) -> Shape:
     name, service, status, *named = columns
-    services, destinations, breaks = (tuple(texts.split("\n")) if texts else () for texts in named)
+    services, destinations, breaks = (tuple(json.loads(names)) for names in named)
     return Shape(name, service, None if status < 0 else status, services, destinations, breaks)
 
 
