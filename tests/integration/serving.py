@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 from urllib.request import ProxyHandler, Request, build_opener
 
+import pytest
+
 from tests.e2e.programs import environment
+from tracekit import cli
 from tracekit.otlp import encode_logs, encode_spans
 
 if TYPE_CHECKING:
@@ -103,3 +107,13 @@ def tracekit(*arguments: str, **variables: str) -> Ended:
         timeout=PATIENCE_S,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def tracekit_here(*arguments: str, **variables: str) -> Ended:
+    """The same within this process, which takes a tenth of the time; for what only asks."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        code = cli.main([*arguments])
+    return Ended(code, out.getvalue(), err.getvalue())

@@ -7,7 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
@@ -216,3 +219,34 @@ def test_a_sampler_that_drops_everything_drops_no_trial(doctor: Doctor, flow_sin
     found = doctor(**{**flow_sink.env, "OTEL_TRACES_SAMPLER": "always_off"})
 
     assert [flow.id[:8] for flow in flow_sink.flows] == [found.about["flow"][0][1][:8]]
+
+
+def test_a_clock_that_is_apart_from_the_endpoint_s_is_a_warning(doctor: Doctor) -> None:
+    class Ahead(BaseHTTPRequestHandler):
+        """A receiver that takes everything, and whose clock is an hour ahead."""
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(time.time() + 3600)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ahead) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            found = doctor(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+    ((state, text, cure),) = found.about["clock"]
+    assert (found.code, state) == (0, "warning")
+    assert re.fullmatch(r"that of the endpoint is 3[56]\d\d s ahead", text)
+    assert cure == "synchronise the two (NTP, chrony): waits are as good as clocks"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.e2e.programs import environment
-from tests.integration.serving import PATIENCE_S, TRACEKIT, Ended, serving, tracekit
+from tests.integration.serving import PATIENCE_S, TRACEKIT, Ended, serving, tracekit_here
 from tracekit.collector.archive import Summary
 from tracekit.flow import build_flow, render
 from tracekit.flow.text import duration
@@ -79,7 +79,7 @@ def wait_until_analysed(running: Serving, number: int) -> None:
 
 
 def ask(server: Serving, *words: str, **variables: str) -> str:
-    done = tracekit(*words, "--server", server.api, **variables)
+    done = tracekit_here(*words, "--server", server.api, **variables)
     assert (done.code, done.err) == (0, "")
     return done.out
 
@@ -114,7 +114,7 @@ def test_a_query_chooses_among_them(server: Serving, query: str, ids: list[str])
 
 def test_a_query_that_nothing_meets_and_one_that_cannot_be_read_say_so(server: Serving) -> None:
     assert ask(server, "flows", "service=nobody") == "no flow meets: service=nobody\n"
-    refused = tracekit("flows", "colour", "=", "red", "--server", server.api)
+    refused = tracekit_here("flows", "colour", "=", "red", "--server", server.api)
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith("tracekit flows: ")
 
@@ -174,7 +174,7 @@ def test_as_json_a_flow_is_what_the_api_says_of_it(server: Serving) -> None:
 
 @pytest.mark.parametrize(("asked", "complaint"), [("00000000", "no flow is called 00000000"), ("xyz", "xyz")])
 def test_an_id_that_is_none_is_said_with_what_to_do(server: Serving, asked: str, complaint: str) -> None:
-    refused = tracekit("flow", asked, "--server", server.api)
+    refused = tracekit_here("flow", asked, "--server", server.api)
 
     assert (refused.code, refused.out) == (1, "")
     assert complaint in refused.err
@@ -183,7 +183,7 @@ def test_an_id_that_is_none_is_said_with_what_to_do(server: Serving, asked: str,
 
 @pytest.mark.parametrize("command", ["flows", "flow", "tail"])
 def test_where_no_server_is_it_says_how_to_start_one(command: str) -> None:
-    assert tracekit(command, "--server", "http://127.0.0.1:1") == Ended(
+    assert tracekit_here(command, "--server", "http://127.0.0.1:1") == Ended(
         1,
         "",
         f"tracekit {command}: nobody answers at http://127.0.0.1:1 (Connection refused). Start it: tracekit "
