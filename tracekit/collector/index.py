@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 _SCHEMA: Final = """
 create table if not exists flow(
-    id blob primary key, listed int, start int, completion int, response int, waited int, spans int,
+    id blob, listed int, start int, completion int, response int, waited int, spans int,
     errors int, open int, retries int, duplicates int, shape int, analysed int, last int,
     places blob, logs blob
-) without rowid;
+);
+create unique index if not exists by_id on flow(id);
 create index if not exists listing on flow(
     listed, start desc, id desc, shape, completion, response, waited, spans, errors, open, retries,
     duplicates, analysed
@@ -129,10 +130,10 @@ class Index:
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in (
+            "page_size = 4096",
             "journal_mode = wal",
             "synchronous = off",
             f"cache_size = -{_CACHE_KIB}",
-            "page_size = 8192",
             "temp_store = memory",
         ):
             connection.execute(f"pragma {pragma}")

@@ -7,7 +7,7 @@ own parser reads them here too, so that they can be decoded is certain.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from binascii import unhexlify
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -33,6 +33,7 @@ _FLOW_IDS: Final = re.compile(
     rb"\x4a\x36\x0a\x10" + re.escape(_FLOW_KEY) + rb"\x12\x22\x0a\x20(.{32})", re.DOTALL
 ).findall
 """The value of the attribute of spans, not of their links and events."""
+_ARE_IDS: Final = re.compile(rb"[0-9a-f]*").fullmatch
 _IS_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
 _PRODUCER, _CONSUMER, _ERROR = Kind.PRODUCER.value, Kind.CONSUMER.value, Status.ERROR.value
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
@@ -156,7 +157,7 @@ def _strands(
             errors += 1
         links = span.links
         if links:
-            mentioned += tuple(_mentioned(links))
+            mentioned += tuple(_mentioned(links, trace if flow_id == trace else None))
         kind = span.kind
         if entry is None and (not parent or parent == _NO_SPAN) and _is_entry(kind, trace, flow_id, links):
             entry = span.name, kind if 0 <= kind <= _CONSUMER else 0, start, end
@@ -174,9 +175,9 @@ def _flow_ids(spans: Sequence[trace_pb2.Span], region: bytes) -> Sequence[bytes 
     if _FLOW_KEY not in region:
         return [None] * len(spans)
     found = _FLOW_IDS(region)
-    if len(found) == len(spans):
-        with suppress(ValueError):  # of what is no hexadecimal number
-            return [bytes.fromhex(text) for text in b" ".join(found).decode("ascii").split(" ")]
+    if len(found) == len(spans) and _ARE_IDS(together := b"".join(found)):
+        ids = unhexlify(together)
+        return [ids[at : at + 16] for at in range(0, len(ids), 16)]
     return [_flow_id(span.attributes) for span in spans]
 
 
@@ -193,18 +194,16 @@ def _id(text: str) -> bytes | None:
     return bytes.fromhex(text) if _IS_ID(text) else None
 
 
-def _mentioned(links: Iterable[trace_pb2.Span.Link]) -> Iterator[bytes]:
+def _mentioned(links: Iterable[trace_pb2.Span.Link], own: bytes | None) -> Iterator[bytes]:
+    """`own` is the trace of a span that is its flow too: a link into that mentions nothing else."""
     for link in links:
-        if (
-            len(link.trace_id) != 16
-            or len(link.span_id) != 8
-            or not any(link.trace_id)
-            or not any(link.span_id)
-        ):
+        trace, span_id = link.trace_id, link.span_id
+        if len(trace) != 16 or len(span_id) != 8 or trace == _NO_TRACE or span_id == _NO_SPAN:
             raise _Refused  # left out, with a warning
-        yield link.trace_id
-        if (flow_id := _flow_id(link.attributes)) is not None and flow_id != link.trace_id:
-            yield flow_id
+        if trace != own:
+            yield trace
+            if (flow_id := _flow_id(link.attributes)) is not None and flow_id != trace:
+                yield flow_id
 
 
 def _destination(span: trace_pb2.Span) -> str:
@@ -228,8 +227,10 @@ def _strand_of(span: Span) -> Strand:
     entry = None
     if span.parent_id is None and _is_entry(span.kind.value, trace_id, flow_id, span.links):
         entry = span.name, span.kind.value, span.start_ns, end_ns
-    mentioned = [bytes.fromhex(link.trace_id) for link in span.links]
-    mentioned += [said for link in span.links if (said := _said(link.attributes)) is not None]
+    own = span.trace_id if flow_id == trace_id else None
+    others = [link for link in span.links if link.trace_id != own]
+    mentioned = [bytes.fromhex(link.trace_id) for link in others]
+    mentioned += [said for link in others if (said := _said(link.attributes)) is not None]
     destination = span.attributes.get(semconv.MESSAGING_DESTINATION_NAME)
     is_named = span.kind.value >= _PRODUCER and isinstance(destination, str) and destination
     return Strand(
