@@ -34,14 +34,16 @@ from tracekit.collector.intake import MAX_WAIT_S
 from tracekit.flow.search import Query
 from tracekit.model import Kind, LogLine, Service, Span, Status
 from tracekit.otlp import encode_logs, encode_spans
+from tracekit.otlp.scan import Scanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tracekit.collector.archive import Archive, Summary
+    from tracekit.otlp.scan import Strand
 
 KILLS = int(os.environ.get("TRACEKIT_TEST_KILLS", "100"))
-SOON_S = 60.0  # a bound for what happens at once
+SOON_S = 30.0  # a bound for what happens at once
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 MIB = 1 << 20
 
@@ -344,7 +346,7 @@ def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
         for _ in range(KILLS):
             lives.begin()
             # Some are killed while they open, and some live until rows are written to the index.
-            life = rnd.choice(("opens", "short", "short", "short", "long"))
+            life = rnd.choices(("opens", "short", "long"), (2, 7, 1))[0]
             if life != "opens":
                 assert lives.is_listening()
                 loader.send_to(lives.ports)
@@ -372,6 +374,30 @@ def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
         assert entries <= listed(store)
         assert built(store, some) == flows
     assert rows(folder) == rows(anew)
+
+
+def test_an_index_that_was_made_again_only_in_part_is_made_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, anew = tmp_path / "whole", tmp_path / "anew"
+    filled(whole, 200)
+    rebuilt(whole, anew)
+    chunk, replay = Scanner.scan_spans, iter(range(130))
+
+    def scan(scanner: Scanner, body: bytes) -> list[Strand] | None:
+        if next(replay, None) is None:
+            raise KeyboardInterrupt  # whatever ends a process
+        return chunk(scanner, body)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tracekit.collector.disk._MAX_WAITING", 20)
+        patched.setattr("tracekit.collector.disk._MAX_GROWTHS", 20)
+        patched.setattr(Scanner, "scan_spans", scan)
+        with pytest.raises(KeyboardInterrupt):
+            DiskStore(anew)
+    DiskStore(anew).close()
+
+    assert rows(anew) == rows(whole)
 
 
 # -- full, slow -------------------------------------------------------------------------------------
@@ -497,3 +523,39 @@ def test_a_disk_that_hangs_refuses_and_goes_on_when_it_moves(tmp_path: Path) -> 
         kept = shutil.copytree(outside / "data", tmp_path / "kept")
     with DiskStore(kept, max_bytes=MIB * 64) as store:
         assert one.accepted | other.accepted <= ids(store.spans())
+
+
+# -- damaged, too large, under another clock --------------------------------------------------------
+
+
+def filled(folder: Path, requests: int, segment_bytes: int = MIB) -> list[Span]:
+    """What a store was given that closed in good order."""
+    telemetry = Telemetry(random.Random(11))
+    given: list[Span] = []
+    with DiskStore(folder, segment_bytes=segment_bytes) as store:
+        for _ in range(requests):
+            spans = telemetry.spans(padding=500)
+            store.add_spans(spans)
+            given += spans
+    return given
+
+
+def test_a_damaged_segment_costs_what_is_damaged_and_is_told(tmp_path: Path) -> None:
+    given = filled(tmp_path, 600, segment_bytes=100_000)
+    segments = sorted((tmp_path / "segments").glob("*.seg"))
+    data = bytearray(segments[1].read_bytes())
+    data[50_000:50_100] = bytes(100)
+    segments[1].write_bytes(data)
+
+    with DiskStore(tmp_path) as store:
+        found = ids(store.spans())
+        lost = ids(given) - found
+        assert 0 < len(lost) < len(given) / 4
+        assert found <= ids(given)
+        for trace in sorted({span.trace_id for span in given})[::5]:
+            assert ids(store.trace(trace)) == {each for each in found if each[0] == trace}
+            store.build(trace)
+        (told,) = store.held().troubles
+        assert told.startswith(f"{segments[1]}: ")
+        assert told.endswith(" are damaged; what was in them is lost")
+        assert all(store.find(Query(())).flows)

@@ -112,6 +112,7 @@ class DiskStore:
         self._lock = threading.RLock()  # of what came and is in no row yet
         self._growths: dict[bytes, Growth] = {}
         self._held: dict[int, list[int]] = {}
+        self._reached, self._counted = 0, 0  # before these places, all is in growths or rows; or in counts
         self._scanner = Scanner()
         self.metric_history = MetricHistory()
         self._refused: Counter[Signal] = Counter()
@@ -177,7 +178,9 @@ class DiskStore:
 
     def _add_strands(self, body: bytes, strands: Sequence[Strand]) -> None:
         if strands:
-            self._note_strands(self._segments.append(_SPANS, body), strands)
+            self._reached = self._append(_SPANS, body)
+            self._note_strands(self._reached, strands)
+            self._reached = self._segments.end
             self.changes.announce()
 
     def add_logs(self, lines: Sequence[LogLine]) -> None:
@@ -185,8 +188,17 @@ class DiskStore:
             return
         body = encode_logs(lines)
         with self._lock:
-            self._note_lines(self._segments.append(_LOGS, body), lines)
+            self._reached = self._append(_LOGS, body)
+            self._note_lines(self._reached, lines)
+            self._reached = self._segments.end
         self.changes.announce()
+
+    def _append(self, kind: int, body: bytes) -> int:
+        try:
+            return self._segments.append(kind, body)
+        except OSError as error:
+            self._say(_NOT_TAKEN.format(error))
+            raise
 
     def add_metrics(self, metrics: Sequence[Metric]) -> None:
         self.metric_history.add(metrics)
@@ -209,7 +221,7 @@ class DiskStore:
         for strand in strands:
             trace, flow, service, start, end, number, errors, unended, entry, mentioned, named = strand
             if len(growths) > _MAX_GROWTHS:
-                self._try_flush()
+                self._attempt(self._flush_all)
                 growths = self._growths
             own = flow or trace
             for other in mentioned if flow == trace else (*mentioned, trace):
@@ -260,6 +272,7 @@ class DiskStore:
         counted = self._held.setdefault(place >> OFFSET_BITS, [0, 0])
         counted[0] += spans
         counted[1] += lines
+        self._counted = place + 1
 
     # -- keeping ------------------------------------------------------------------------------------
 
@@ -286,7 +299,9 @@ class DiskStore:
         """Make the rows that were not written when the process ended."""
         since, counted = self._index.get("until") or 0, self._index.get("counted") or 0
         told_at = time.monotonic()
+        self._reached, self._counted = since, counted
         for place, kind, payload in self._segments.replay(since):
+            self._reached = place
             try:
                 self._replay_chunk(place, kind, payload, is_counted=place < counted)
             except (OtlpError, ValueError):
@@ -297,6 +312,7 @@ class DiskStore:
                 told_at = time.monotonic()
                 number, newest = place >> OFFSET_BITS, self._segments.newest
                 self._progress(f"making the index again: segment {number} of {newest}")
+        self._reached = self._segments.end
         self._flush(everything=True)
         if (oldest := self._segments.oldest) is not None and self._index.holds_before(oldest):
             self._index.drop_until(oldest)
@@ -320,15 +336,22 @@ class DiskStore:
         """Write rows when they are due, sync, and keep to the size."""
         synced_at = time.monotonic()
         while not self._stopping.wait(_TICK_S):
-            try:
-                with self._lock:
-                    self._flush()
-                if time.monotonic() - synced_at >= _SYNC_S:
-                    synced_at = time.monotonic()
-                    self._segments.sync()
-                    self._keep_to_size()
-            except (OSError, sqlite3.Error) as error:
-                self._say(_NOT_TAKEN.format(error))
+            # Each by itself: where rows cannot be written, what may make room must go on.
+            self._attempt(self._flush_due)
+            if time.monotonic() - synced_at >= _SYNC_S:
+                synced_at = time.monotonic()
+                self._attempt(self._segments.sync)
+                self._attempt(self._keep_to_size)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (OSError, sqlite3.Error) as error:
+            self._say(_NOT_TAKEN.format(error))
+
+    def _flush_due(self) -> None:
+        with self._lock:
+            self._flush()
 
     def _flush(self, *, everything: bool = False) -> None:
         """Write the rows of what is quiet, or of everything; the lock is held."""
@@ -347,9 +370,9 @@ class DiskStore:
         with self._index.writing():
             self._index.grow(due.items())
             self._index.count(self._held)
-            self._index.set("counted", self._segments.end)
-            first = min((growth.first_place for growth in left.values()), default=self._segments.end)
-            self._index.set("until", first)
+            self._index.set("counted", self._counted)
+            first = min((growth.first_place for growth in left.values()), default=self._reached)
+            self._index.set("until", min(first, self._reached))
         self._growths = left
         self._held = {}
         for id_, growth in due.items():
@@ -359,13 +382,23 @@ class DiskStore:
             self._waiting.popitem(last=False)
 
     def _keep_to_size(self) -> None:
-        while self._bytes() > self._max_bytes and self._segments.drop_oldest() is not None:
+        if not self._is_over():
+            return
+        self._attempt(self._flush_all)  # else a row could be written after its segment was dropped
+        while self._is_over() and self._segments.drop_oldest():
             oldest = self._segments.oldest
             assert oldest is not None
             spans, lines = self._index.drop_until(oldest)
             with self._lock:
                 self._dropped[0] += spans
                 self._dropped[1] += lines
+
+    def _flush_all(self) -> None:
+        with self._lock:
+            self._flush(everything=True)
+
+    def _is_over(self) -> bool:
+        return self._bytes() > self._max_bytes or self._segments.is_over
 
     def _bytes(self) -> int:
         return self._segments.total_bytes + self._index.size()
@@ -501,13 +534,7 @@ class DiskStore:
         """Write the rows of what came just now, as far as that does not cost too much of the time."""
         with self._lock:
             if len(self._growths) < _FEW or time.monotonic() - self._flushed_at > _FRESH_S:
-                self._try_flush()
-
-    def _try_flush(self) -> None:
-        try:
-            self._flush(everything=True)
-        except sqlite3.Error as error:
-            self._say(_NOT_TAKEN.format(error))
+                self._attempt(self._flush_all)
 
     def ids(self, prefix: str) -> list[str]:
         if not 0 < len(prefix) <= 32 or not _is_hex(prefix):
