@@ -477,6 +477,18 @@ def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> N
         assert sender.accepted <= ids(store.spans())
 
 
+def test_a_store_on_a_full_disk_still_answers_and_lists_all_once_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    program = Path(__file__).with_name("store_on_a_full_disk.py")
+    command = [*on_a_disk("-t tmpfs -o size=8m none", disk), sys.executable, str(program), str(disk)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    said = json.loads(done.stdout)
+    assert said["listed"] == [1, 1]  # with room, and without
+    assert said["found"] == said["built"] == said["kept"] > 21
+
+
 @contextmanager
 def frozen(path: Path) -> Iterator[None]:
     """Writes to this file system wait."""
@@ -559,3 +571,101 @@ def test_a_damaged_segment_costs_what_is_damaged_and_is_told(tmp_path: Path) -> 
         assert told.startswith(f"{segments[1]}: ")
         assert told.endswith(" are damaged; what was in them is lost")
         assert all(store.find(Query(())).flows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_index_costs_nothing(tmp_path: Path, seed: int) -> None:
+    given = filled(tmp_path, 300)
+    index, rnd = tmp_path / "index.db", random.Random(seed)
+    data = bytearray(index.read_bytes())
+    for _ in range(3):
+        at = rnd.randrange(100, len(data) - 4096)
+        data[at : at + 4096] = rnd.randbytes(4096)
+    index.write_bytes(data)
+    (tmp_path / "index.db-wal").unlink(missing_ok=True)
+
+    with DiskStore(tmp_path) as store:
+        entries = {span.trace_id for span in given if span.parent_id is None}
+        assert entries <= listed(store)
+        for trace in sorted(entries)[::10]:
+            assert ids(store.trace(trace)) == {each for each in ids(given) if each[0] == trace}
+        (told,) = store.held().troubles
+        assert "index.db is damaged" in told
+
+
+def test_over_its_cap_the_oldest_segment_goes_with_its_rows_and_is_counted(tmp_path: Path) -> None:
+    cap, rnd = MIB, random.Random(3)
+    with DiskStore(tmp_path, max_bytes=cap) as store:
+        sent: list[str] = []
+        for _ in range(60):
+            for _ in range(20):
+                trace = rnd.randbytes(16).hex()
+                attributes = {"padding": rnd.randbytes(1000).hex()}
+                store.add_spans(
+                    [Span(trace, trace[:16], "POST /orders", len(sent), len(sent) + 1, attributes=attributes)]
+                )
+                sent.append(trace)
+        soon(lambda: store.counts()["traces"].dropped > 0 and store.held().bytes <= cap)
+
+        soon(lambda: listed(store) == traces(store))
+        kept = traces(store)
+        assert kept == set(sent[-len(kept) :])  # the latest, and all of those
+        assert 0 < len(kept) < len(sent)
+        counts = store.counts()["traces"]
+        assert (counts.kept, counts.dropped) == (len(kept), len(sent) - len(kept))
+        assert store.build(sent[0]) is None
+        assert store.held().troubles == ()
+
+
+YEAR_NS = 365 * 24 * 3600 * 10**9
+
+
+def test_flows_from_the_past_and_the_future_are_listed_paged_settled_and_dropped_by_arrival(
+    tmp_path: Path,
+) -> None:
+    cap, rnd = MIB, random.Random(6)
+    now = time.time_ns()
+    # A clock that was set back, one far ahead, one that says nothing, one that says all that it can.
+    starts = [now, now - YEAR_NS, now + YEAR_NS, 0, 2**63 - 10**9, now - 10**9]
+    with DiskStore(tmp_path, max_bytes=cap) as store:
+        sent: list[tuple[str, int]] = []
+
+        def send(start: int, padding: int) -> None:
+            trace = rnd.randbytes(16).hex()
+            attributes = {"padding": rnd.randbytes(padding).hex()}
+            span = Span(trace, trace[:16], "POST /orders", start, start + 1000, attributes=attributes)
+            store.add_spans([span])
+            sent.append((trace, start))
+
+        for number in range(60):
+            send(starts[number % len(starts)] + number, 10)
+        by_start = [trace for trace, _ in sorted(sent, key=lambda each: (each[1], each[0]), reverse=True)]
+        pages, after = [], None
+        while True:
+            page = store.find(Query(()), limit=7, after=after)
+            pages += [flow.id for flow in page.flows]
+            if (after := page.next) is None:
+                break
+        assert pages == by_start
+        soon(lambda: all(flow.is_settled for flow in store.find(Query(())).flows))
+
+        for number in range(1500):
+            send(starts[number % len(starts)] + number, 1000)
+        soon(lambda: store.counts()["traces"].dropped > 0 and store.held().bytes <= cap)
+
+        soon(lambda: listed(store) == traces(store))
+        kept = traces(store)
+        assert kept == {trace for trace, _ in sent[-len(kept) :]}
+        assert 0 < len(kept) < len(sent)
+        assert store.held().troubles == ()
+
+
+def traces(store: DiskStore) -> set[str]:
+    return {span.trace_id for span in store.spans()}
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

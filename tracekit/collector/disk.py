@@ -385,6 +385,7 @@ class DiskStore:
         if not self._is_over():
             return
         self._attempt(self._flush_all)  # else a row could be written after its segment was dropped
+        self._attempt(self._index.shrink)
         while self._is_over() and self._segments.drop_oldest():
             oldest = self._segments.oldest
             assert oldest is not None
@@ -392,6 +393,7 @@ class DiskStore:
             with self._lock:
                 self._dropped[0] += spans
                 self._dropped[1] += lines
+            self._index.shrink()
 
     def _flush_all(self) -> None:
         with self._lock:

@@ -121,6 +121,9 @@ class Index:
         """Raises sqlite3.Error where the file is no database of ours."""
         self._path = path
         self._writer = self._connected()
+        (found,) = self._writer.execute("pragma quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found.splitlines()[-1])
         self._writer.executescript(_SCHEMA)
         self._reader = self._connected()
         self._reading = threading.Lock()
@@ -150,14 +153,16 @@ class Index:
     def writing(self) -> Iterator[None]:
         """All that is written within the block, or nothing of it."""
         with self._writing:
-            self._writer.execute("begin immediate")
             try:
+                self._writer.execute("begin immediate")
                 yield
+                self._writer.execute("commit")
             except BaseException:
-                self._writer.execute("rollback")
                 self._shapes.clear()
+                # On a full disk SQLite has taken everything back by itself, or stays within.
+                if self._writer.in_transaction:
+                    self._writer.execute("rollback")
                 raise
-            self._writer.execute("commit")
 
     def grow(self, growths: Iterable[tuple[bytes, Growth]]) -> None:
         """Add what came for these ids to their rows."""
@@ -246,6 +251,11 @@ class Index:
                 self._writer.execute("delete from shape where id not in (select shape from flow)")
                 self._shapes.clear()
         return int(spans), int(logs)
+
+    def shrink(self) -> None:
+        """Give back what the log of writes takes: megabytes, however little the rows are."""
+        with self._writing:
+            self._writer.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def set(self, name: str, value: int) -> None:
         self._writer.execute("insert or replace into state values(?,?)", (name, value))
