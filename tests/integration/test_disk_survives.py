@@ -368,7 +368,8 @@ def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
         for trace in some:
             assert ids(store.flow(trace)) == {found for found in there if found[0] == trace}
         flows = built(store, some)
-        assert store.held().troubles == ()
+        # Of a write that was under way nobody was told that it is kept.
+        assert all(told.endswith("are of a write that was cut off") for told in store.held().troubles)
     anew = rebuilt(folder, tmp_path / "rebuilt")
     with DiskStore(anew, max_bytes=256 * MIB) as store:
         assert entries <= listed(store)

@@ -347,7 +347,8 @@ class Segments:
         except OSError as error:
             self._cannot_read(number, error)
             return None
-        if (its := chunks.read_head(data)) is None:
+        # An empty one was being made when the process was killed: nothing is lost with it.
+        if (its := chunks.read_head(data)) is None and data:
             size = self._ends[number]
             self._report(number, chunks.Lost(0, min(HEAD_BYTES, size), 0, is_torn=size < HEAD_BYTES))
         return its

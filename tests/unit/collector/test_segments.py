@@ -380,6 +380,18 @@ def test_a_file_that_is_no_segment_costs_nothing_but_itself(junk: bytes) -> None
             assert (segments.drop_oldest(), segments.drop_oldest()) == (1, 2)
 
 
+def test_a_kill_while_a_segment_is_made_is_no_damage(tmp_path: Path) -> None:
+    with opened(tmp_path) as segments:
+        place = segments.append(1, b"kept")
+    (tmp_path / "00000002.seg").touch()
+
+    for _ in range(2):
+        with cold(tmp_path) as segments:
+            assert segments.append(1, b"more") > place
+            assert segments.read(place) == b"kept"
+            assert (segments.damage, segments.troubles) == (Damage(), ())
+
+
 # -- killed, full, shared ---------------------------------------------------------------------------
 
 APPEND = """
