@@ -364,7 +364,8 @@ def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
         assert loader.lines.keys() <= {line.body for line in store.logs()}
         # An entry that was not answered may be there or not; what has none is listed once it was looked at.
         entries = {span.trace_id for span in spans if span.parent_id is None}
-        assert loader.entries <= entries <= listed(store)
+        assert loader.entries <= entries
+        soon(lambda: entries <= listed(store))  # a flow that is built meanwhile may move between two pages
         for trace in some:
             assert ids(store.flow(trace)) == {found for found in there if found[0] == trace}
         flows = built(store, some)
@@ -372,7 +373,7 @@ def test_whatever_was_answered_outlives_a_hundred_kills(tmp_path: Path) -> None:
         assert all(told.endswith("are of a write that was cut off") for told in store.held().troubles)
     anew = rebuilt(folder, tmp_path / "rebuilt")
     with DiskStore(anew, max_bytes=256 * MIB) as store:
-        assert entries <= listed(store)
+        soon(lambda: entries <= listed(store))
         assert built(store, some) == flows
     assert rows(folder) == rows(anew)
 
