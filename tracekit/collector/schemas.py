@@ -93,7 +93,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 {**_WHOLE, "description": "ns that the caller waited; null: nobody waits"}
             ),
             "completion_ns": {**_NS, "description": "until its last span ended, so far"},
-            "waited_ns": {**_NS, "description": "the sum of its waits in queues"},
+            "waited_ns": {**_NS, "description": "how long its end waited in queues, on the way there"},
             "status": _nullable(_WHOLE),
             "spans": _COUNT,
             "errors": _COUNT,

@@ -72,9 +72,24 @@ class Flow:
         return tuple(edge.wait for edge in self.edges if edge.wait is not None)
 
     @property
+    def delays(self) -> tuple[tuple[MessageEdge, int], ...]:
+        """The messages that the end of the flow waited for, and how long, in ns.
+
+        Messages that waited beside the way to the end did not delay it, and their waits would add up to more
+        than the whole. Where none is on that way, it is the longest wait.
+        """
+        on_path = tuple(
+            (each.edge, each.duration_ns) for each in self.completion_path if each.edge is not None
+        )
+        if on_path:
+            return on_path
+        waits = [(edge, edge.wait.duration_ns) for edge in self.edges if edge.wait is not None]
+        return (max(waits, key=lambda each: each[1]),) if waits else ()
+
+    @property
     def waited_ns(self) -> int:
-        """The sum of the waits; more than the completion time, where messages waited side by side."""
-        return sum(wait.duration_ns for wait in self.waits)
+        """The sum of its delays."""
+        return sum(waited_ns for _, waited_ns in self.delays)
 
     @property
     def open_spans(self) -> tuple[Span, ...]:

@@ -105,19 +105,10 @@ def _answer(flow: Flow) -> str:
 
 
 def _queues(flow: Flow) -> dict[tuple[str, str, str], int]:
-    """How long the end of the flow waited in each queue: a destination and who reads it.
-
-    Messages that waited beside that path did not delay it, and their waits would add up to more than the
-    whole. Where none is on the path, it is the longest one.
-    """
-    on_path = [(each.edge, each.duration_ns) for each in flow.completion_path if each.kind == "wait"]
-    if not on_path:
-        waits = [(edge, edge.wait.duration_ns) for edge in flow.edges if edge.wait is not None]
-        on_path = [max(waits, key=lambda each: each[1])] if waits else []
+    """How long the end of the flow waited in each queue: a destination and who reads it."""
     queues: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-    for edge, waited_ns in on_path:
-        if edge is not None:
-            queues[_queue(edge)] += waited_ns
+    for edge, waited_ns in flow.delays:
+        queues[_queue(edge)] += waited_ns
     return queues
 
 

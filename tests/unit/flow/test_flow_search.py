@@ -232,7 +232,7 @@ def flow() -> Flow:
         ("completion != 2630ms", False),
         ("completion != 2631ms", True),
         ("response = 84ms", True),
-        ("waited = 1987ms", True),
+        ("waited = 1935ms", True),
         ("status = 202", True),
         ("spans = 12", True),
         ("error", True),
