@@ -11,6 +11,7 @@ import pytest
 
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.folder import FolderError
+from tracekit.flow.search import AttributeTerm
 from tracekit.model import Kind, Link, LogLine, Service, Span, Status
 from tracekit.otlp import encode_spans
 
@@ -214,3 +215,80 @@ def test_over_the_size_the_oldest_flows_go_first_and_are_counted(tmp_path: Path)
     assert counts.kept + counts.dropped == 3 * number
     assert [each.id for each in latest] == [f"{number:032x}"]
     assert oldest is None
+
+
+def test_moments_that_no_clock_shows_do_no_harm(tmp_path: Path) -> None:
+    asked = order(1)[0]
+    wild = [
+        replace(asked, trace_id="a" * 32, start_ns=2**64 - 2, end_ns=2**64 - 1, attributes={}),
+        replace(asked, trace_id="b" * 32, start_ns=0, end_ns=2**64 - 1, attributes={}),
+        replace(asked, trace_id="c" * 32, start_ns=2**63, end_ns=5, attributes={}),
+    ]
+    ids = {span.trace_id for span in (asked, *wild)}
+    with DiskStore(tmp_path) as store:
+        for _ in range(2):
+            store.add_spans(wild)
+            assert {flow.id for flow in store.find(()).flows} == ids - {asked.trace_id}
+
+    with DiskStore(tmp_path) as store:
+        store.add_spans([asked])
+        assert {flow.id for flow in store.find(()).flows} == ids
+        assert all(store.build(id_) for id_ in ids)
+
+
+def test_a_log_line_that_comes_later_changes_nothing_of_its_flow(tmp_path: Path) -> None:
+    asked, sent, processed = order(1)
+    with DiskStore(tmp_path) as store:
+        store.add_logs([LogLine(NOW, "early", trace_id=asked.trace_id)])
+        assert store.find(()).flows == ()
+        store.add_spans([asked, sent])
+        (before,) = store.find(()).flows
+        store.add_logs([LogLine(NOW, "late", trace_id=asked.trace_id)])
+        store.add_spans([replace(processed, start_ns=NOW, end_ns=NOW + S, attributes={})])  # only mentions it
+        (after,) = store.find(()).flows
+
+    assert unbuilt(after) == unbuilt(before)
+    assert after.start_ns == asked.start_ns
+
+
+def test_a_flow_that_cannot_be_read_for_a_moment_stays_listed(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store:
+        store.add_spans(order(1))
+        (found,) = store.find(()).flows
+    (segment,) = (tmp_path / "segments").glob("*.seg")
+
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        kept = segment.rename(segment.with_suffix(".away"))
+        segment.symlink_to(segment)  # cannot be opened
+        store.watch(watching)
+        store.add_spans(order(2))
+        watching.wait(lambda told: bool(told))
+        assert found.id in {flow.id for flow in store.find(()).flows}
+        segment.unlink()
+        kept.rename(segment)
+        assert store.build(found.id) is not None
+
+
+def test_a_search_among_attributes_goes_on_where_a_page_ended(tmp_path: Path) -> None:
+    wanted = (AttributeTerm("tenant", "=", "even"),)
+    with DiskStore(tmp_path) as store:
+        for number in range(1, 451):
+            asked = order(number)[0]
+            tenant = "even" if number % 2 == 0 else "odd"
+            store.add_spans([replace(asked, attributes={**asked.attributes, "tenant": tenant})])
+        found: list[str] = []
+        page = store.find(wanted, limit=100)
+        found += [flow.id for flow in page.flows]
+        while page.next is not None:
+            page = store.find(wanted, limit=100, after=page.next)
+            found += [flow.id for flow in page.flows]
+
+    assert found == [f"{number:032x}" for number in range(450, 0, -2)]
+
+
+def test_where_no_page_ended_is_an_error(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store:
+        for after in ("", "1", f"{2**63}-{'0' * 32}", f"1-{'0' * 31}"):
+            with pytest.raises(ValueError, match="not where a page ended"):
+                store.find((), after=after)

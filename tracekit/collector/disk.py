@@ -23,7 +23,7 @@ from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder
 from tracekit.collector.history import MetricHistory
-from tracekit.collector.index import MAX_NAMES, Growth, Index
+from tracekit.collector.index import MAX_NAME, MAX_NAMES, Growth, Index
 from tracekit.collector.reach import flow_spans
 from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
 from tracekit.collector.store import Counts
@@ -70,6 +70,8 @@ _BUILD_SHARE: Final = 0.25
 _BUSY_SPANS: Final = 5_000
 """While more spans than these come within a tick, nothing is built."""
 _SEARCHED_AT_ONCE: Final = 200
+_SEARCH_S: Final = 1.0
+"""A page of a search that must build flows is at most so long in the making, and one flow more."""
 _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
 _MAX_GROWTHS: Final = 50_000
@@ -121,6 +123,7 @@ class DiskStore:
         self._watchers: tuple[Watcher, ...] = ()
         self._troubles: OrderedDict[str, None] = OrderedDict()
         self._came = 0
+        self._unread = 0  # chunks that could not be read, and may be later
         self._flushed_at = 0.0
         self._stopping = threading.Event()
         try:
@@ -243,8 +246,9 @@ class DiskStore:
             if end > growth.end_ns:
                 growth.end_ns = end
             if service.name not in growth.services and len(growth.services) < MAX_NAMES:
-                growth.services += (service.name,)
+                growth.services += (service.name[:MAX_NAME],)
             for name in named:
+                name = name[:MAX_NAME]
                 if name not in growth.named and len(growth.named) < MAX_NAMES:
                     growth.named += (name,)
             if entry is not None and not growth.is_listed:
@@ -348,6 +352,9 @@ class DiskStore:
             step()
         except (OSError, sqlite3.Error) as error:
             self._say(_NOT_TAKEN.format(error))
+        except Exception as error:  # one row must not keep all others from the disk
+            _logger.warning("the collector cannot keep what it has", exc_info=True)
+            self._say(_NOT_TAKEN.format(repr(error)))
 
     def _flush_due(self) -> None:
         with self._lock:
@@ -376,8 +383,9 @@ class DiskStore:
         self._growths = left
         self._held = {}
         for id_, growth in due.items():
-            self._waiting[id_] = growth.touched_s + _SETTLED_S
-            self._waiting.move_to_end(id_)
+            if growth.places:
+                self._waiting[id_] = growth.touched_s + _SETTLED_S
+                self._waiting.move_to_end(id_)
         while len(self._waiting) > _MAX_WAITING:
             self._waiting.popitem(last=False)
 
@@ -438,17 +446,20 @@ class DiskStore:
     def _build_some(self, due: Mapping[bytes, float]) -> None:
         built: list[Built] = []
         none: list[bytes] = []
+        failed: list[bytes] = []
         for id_ in due:
+            unread = self._unread
             try:
                 found = self.build(id_.hex())
             except Exception:
                 _logger.warning("flow %s cannot be built", id_.hex(), exc_info=True)
                 self._say(f"flow {id_.hex()} cannot be built; the log says why")
-                found = None
-            if found is None:
-                none.append(id_)
-            else:
+                failed.append(id_)
+                continue
+            if found is not None:
                 built.append(found)
+            elif unread == self._unread:  # else it is looked at again
+                none.append(id_)
         if not due:
             return
         with self._lock:
@@ -459,6 +470,7 @@ class DiskStore:
             with self._index.writing():
                 self._index.note_built([each.summary for each in built])
                 self._index.note_no_flow(none)
+                self._index.note_tried(failed)
         if built:
             for watcher in self._watchers:
                 try:
@@ -498,7 +510,8 @@ class DiskStore:
         for place in self._places(id_)[0]:
             try:
                 spans = select_spans(self._segments.read(place), id_)
-            except (Gone, OtlpError):  # counted and told by the segments
+            except (Gone, OtlpError) as error:  # counted and told by the segments
+                self._unread += isinstance(error.__cause__, OSError)
                 continue
             for span in spans:
                 found[span.trace_id, span.span_id, span.name, span.start_ns, span.service] = span
@@ -512,7 +525,11 @@ class DiskStore:
             growth = self._growths.get(key)
             new = (growth.places, growth.logs) if growth is not None else ((), ())
             old = self._index.places(key)
-        spans, logs = (sorted({*before, *since})[:MAX_PLACES] for before, since in zip(old, new, strict=True))
+        oldest = (self._segments.oldest or 0) << OFFSET_BITS
+        spans, logs = (
+            sorted(place for place in {*before, *since} if place >= oldest)[:MAX_PLACES]
+            for before, since in zip(old, new, strict=True)
+        )
         return spans, logs
 
     def find(self, query: Query, *, limit: int = 100, after: str | None = None) -> Page:
@@ -522,14 +539,16 @@ class DiskStore:
             found = self._index.find(query, limit + 1, before)
             more = len(found) > limit
             return Page(tuple(found[:limit]), _after(found[limit - 1]) if more else None)
+        until_s = time.monotonic() + _SEARCH_S
         looked = self._index.find(query, _SEARCHED_AT_ONCE, before)
         matching: list[Summary] = []
         for at, summary in enumerate(looked):
             built = self.build(summary.id)
             if built is not None and matches(query, built.flow):
                 matching.append(built.summary)
-            if len(matching) == limit:
-                return Page(tuple(matching), _after(summary) if at + 1 < len(looked) else None)
+            if len(matching) == limit or time.monotonic() > until_s:
+                is_last = at + 1 == len(looked) < _SEARCHED_AT_ONCE
+                return Page(tuple(matching), None if is_last else _after(summary))
         return Page(tuple(matching), _after(looked[-1]) if len(looked) == _SEARCHED_AT_ONCE else None)
 
     def _freshen(self) -> None:
@@ -674,8 +693,8 @@ def summary_of(flow: Flow) -> Summary:
 def _note_entry(growth: Growth, entry: Entry, service: Service) -> None:
     name, kind, began, ended = entry
     growth.is_listed = True
-    growth.name = name
-    growth.service = service.name
+    growth.name = name[:MAX_NAME]
+    growth.service = service.name[:MAX_NAME]
     if ended and kind in _CALLS:
         growth.response_ns = max(ended - began, 0)
 
@@ -688,7 +707,7 @@ def _is_of(line: LogLine, flow_id: str, spans: Collection[tuple[str, str]]) -> b
 
 def _cursor(after: str) -> tuple[int, bytes]:
     start, _, id_ = after.partition("-")
-    if not (start.isascii() and start.isdigit() and len(start) < 20 and _is_id(id_)):
+    if not (start.isascii() and start.isdigit() and len(start) < 20 and int(start) < 1 << 63 and _is_id(id_)):
         raise ValueError(f"{after[:60]!r} is not where a page ended")
     return int(start), bytes.fromhex(id_)
 

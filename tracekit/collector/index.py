@@ -53,16 +53,18 @@ _CACHE_KIB: Final = 16 * 1024
 _MAX_SHAPES_KNOWN: Final = 20_000
 MAX_NAMES: Final = 100
 """Services, destinations and codes of breaks in a row; of more, the first."""
-_MAX_NAME: Final = 500
+MAX_NAME: Final = 500
 
 _UPSERT: Final = """
-insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,0,?,?,?) on conflict(id) do update set
+insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,?,?,?,?) on conflict(id) do update set
     listed = max(listed, excluded.listed),
-    completion = max(start + completion, excluded.start + excluded.completion) - min(start, excluded.start),
-    start = min(start, excluded.start), response = coalesce(excluded.response, response),
+    completion = case when excluded.start is null then completion when start is null then excluded.completion
+        else max(start + completion, excluded.start + excluded.completion) - min(start, excluded.start) end,
+    start = coalesce(min(start, excluded.start), start, excluded.start),
+    response = coalesce(excluded.response, response),
     spans = spans + excluded.spans, errors = errors + excluded.errors, open = open + excluded.open,
     shape = case when excluded.listed or not listed then excluded.shape else shape end,
-    analysed = 0, last = max(last, excluded.last),
+    analysed = min(analysed, excluded.analysed), last = max(last, excluded.last),
     places = cast(places || excluded.places as blob), logs = cast(logs || excluded.logs as blob)
 """
 _BUILT: Final = """
@@ -134,6 +136,7 @@ class Index:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in (
             "page_size = 4096",
+            "auto_vacuum = incremental",
             "journal_mode = wal",
             "synchronous = off",
             f"cache_size = -{_CACHE_KIB}",
@@ -175,13 +178,14 @@ class Index:
         return (
             id_,
             grown.is_listed,
-            grown.start_ns,
-            max(grown.end_ns - grown.start_ns, 0),
-            grown.response_ns,
+            _time(grown.start_ns) if grown.spans else None,
+            _time(grown.end_ns - grown.start_ns),
+            None if grown.response_ns is None else _time(grown.response_ns),
             grown.spans,
             grown.errors,
             grown.open,
             number,
+            not places,  # log lines alone say nothing new of the flow
             (max(places[-1], logs[-1]) if places and logs else (places or logs)[-1]) >> OFFSET_BITS,
             struct.pack(f"<{len(places)}q", *places),
             struct.pack(f"<{len(logs)}q", *logs) if logs else b"",
@@ -193,10 +197,10 @@ class Index:
             _BUILT,
             (
                 (
-                    each.start_ns,
-                    each.completion_ns,
-                    each.response_ns,
-                    each.waited_ns,
+                    _time(each.start_ns),
+                    _time(each.completion_ns),
+                    None if each.response_ns is None else _time(each.response_ns),
+                    _time(each.waited_ns),
                     each.spans,
                     each.errors,
                     each.open_spans,
@@ -223,6 +227,10 @@ class Index:
         self._writer.executemany(
             "update flow set listed = 0, analysed = 1 where id = ?", ((id_,) for id_ in ids)
         )
+
+    def note_tried(self, ids: Iterable[bytes]) -> None:
+        """These cannot be built; what is known of them stays."""
+        self._writer.executemany("update flow set analysed = 1 where id = ?", ((id_,) for id_ in ids))
 
     def count(self, counts: Mapping[int, Sequence[int]]) -> None:
         """Add to how many spans and log lines the segments hold."""
@@ -255,6 +263,7 @@ class Index:
     def shrink(self) -> None:
         """Give back what the log of writes takes: megabytes, however little the rows are."""
         with self._writing:
+            self._writer.execute("pragma incremental_vacuum").fetchall()
             self._writer.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def set(self, name: str, value: int) -> None:
@@ -265,10 +274,10 @@ class Index:
             return known
         name, service, status, *named = shape
         columns = (
-            name[:_MAX_NAME],
-            service[:_MAX_NAME],
+            name[:MAX_NAME],
+            service[:MAX_NAME],
             -1 if status is None else status,
-            *(json.dumps([name[:_MAX_NAME] for name in names[:MAX_NAMES]]) for names in named),
+            *(json.dumps([name[:MAX_NAME] for name in names[:MAX_NAMES]]) for names in named),
         )
         self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?)", columns)
         (number,) = self._writer.execute(
@@ -384,6 +393,11 @@ _COLUMNS: Final = {
 }
 _OF_SHAPES: Final = frozenset({"status", "breaks"})
 _SIGNS: Final = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+def _time(ns: int) -> int:
+    """Of two of them the sum is in 64 bits too, whatever clock they are from."""
+    return max(0, min(ns, 1 << 62))
 
 
 def _within(value: int) -> int:
