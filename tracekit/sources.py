@@ -37,6 +37,7 @@ _CHUNK: Final = 256 * 1024
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 """Names of this machine."""
 _BROKEN: Final = (OSError, http.client.HTTPException)
+_GARBAGE: Final = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
 Json: TypeAlias = Mapping[str, object]
 
@@ -155,7 +156,7 @@ class ApiSource:
         """The answer to a path, which must be a JSON object."""
         try:
             found = json.loads(self._read(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._strange() from error
         if not isinstance(found, dict):
             raise self._strange()
@@ -222,7 +223,7 @@ class ApiSource:
         """The server's own words, where it is one of ours."""
         try:
             said = json.loads(error.read(_CHUNK))["error"]
-        except (*_BROKEN, ValueError, LookupError, TypeError):
+        except (*_BROKEN, *_GARBAGE):
             return self._strange(f" ({error.code} {error.reason})")
         if error.code == http.HTTPStatus.NOT_FOUND:
             return NotFoundError(str(said))
@@ -239,7 +240,7 @@ class ApiSource:
     def _read_by(self, reader: Callable[[Any], Any], found: object) -> Any:
         try:
             return reader(found)
-        except (LookupError, TypeError, ValueError) as error:
+        except _GARBAGE as error:
             raise self._strange() from error
 
 
@@ -273,7 +274,7 @@ def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str, str]]:
 
 
 def _parsed(data: str) -> object:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return cast("object", json.loads(data))
     return None
 

@@ -292,3 +292,17 @@ def test_where_no_page_ended_is_an_error(tmp_path: Path) -> None:
         for after in ("", "1", f"{2**63}-{'0' * 32}", f"1-{'0' * 31}"):
             with pytest.raises(ValueError, match="not where a page ended"):
                 store.find((), after=after)
+
+
+@pytest.mark.parametrize("said", ["A" * 32, "1" * 31, "z" * 32, "\t" * 32, ""])
+def test_what_is_no_flow_id_takes_no_flow_away(tmp_path: Path, said: str) -> None:
+    asked = replace(order(1)[0], attributes={"tracekit.flow.id": said})
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans([asked])
+        watching.wait(lambda told: bool(told))
+        (found,) = store.find(()).flows
+
+    assert found == watching.told[0]
+    assert found.id == asked.trace_id

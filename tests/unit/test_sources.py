@@ -114,6 +114,7 @@ def test_a_page_is_read_with_its_moments_whole_and_what_it_lacks_by_default() ->
         {"flows": [{**SUMMARY, "id": 7}], "next": None},
         {"flows": [{**SUMMARY, "start_ns": "soon"}], "next": None},
         {"flows": [{"id": FLOW_ID}], "next": None},
+        {"flows": [{**SUMMARY, "completion_ns": float("inf")}], "next": None},
     ],
 )
 def test_an_answer_of_another_shape_is_somebody_else_s(document: object) -> None:

@@ -179,7 +179,7 @@ class Index:
             id_,
             grown.is_listed,
             _time(grown.start_ns) if grown.spans else None,
-            _time(grown.end_ns - grown.start_ns),
+            _time(grown.end_ns - grown.start_ns, _time(grown.start_ns)),
             None if grown.response_ns is None else _time(grown.response_ns),
             grown.spans,
             grown.errors,
@@ -198,7 +198,7 @@ class Index:
             (
                 (
                     _time(each.start_ns),
-                    _time(each.completion_ns),
+                    _time(each.completion_ns, _time(each.start_ns)),
                     None if each.response_ns is None else _time(each.response_ns),
                     _time(each.waited_ns),
                     each.spans,
@@ -395,9 +395,12 @@ _OF_SHAPES: Final = frozenset({"status", "breaks"})
 _SIGNS: Final = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
-def _time(ns: int) -> int:
-    """Of two of them the sum is in 64 bits too, whatever clock they are from."""
-    return max(0, min(ns, 1 << 62))
+def _time(ns: int, since: int = 0) -> int:
+    """In SQLite's 64 bits, whatever clock it is from; with `since`, the sum of both is too."""
+    return max(0, min(ns, _LAST - since))
+
+
+_LAST: Final = (1 << 63) - 1
 
 
 def _within(value: int) -> int:

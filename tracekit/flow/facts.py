@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from tracekit import semconv
 from tracekit.model import Attributes, Kind, Link, Span
 
+_IS_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
 _OLD_OPERATIONS: Final = {"publish": "send", "deliver": "process"}
 """Operation types that conventions before 1.27 had."""
 
@@ -30,9 +32,11 @@ def number(attributes: Attributes, *names: str) -> int | None:
 
 
 def flow_id(of: Span | Link) -> str | None:
-    """The flow that a span or a link says it belongs to; None for a hub, and for what others emit."""
+    """The flow that a span or a link says it belongs to; None for a hub, for what others emit, and for
+    what is no id (32 hex digits, in lower case).
+    """
     value = of.attributes.get(semconv.FLOW_ID)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and _IS_ID(value) else None
 
 
 def operation(span: Span) -> str:
