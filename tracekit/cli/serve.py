@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         from tracekit.collector.disk import DiskStore
         from tracekit.collector.folder import FolderError
         from tracekit.collector.forward import Forwarder
-        from tracekit.collector.server import CollectorError, CollectorServer
+        from tracekit.collector.server import CollectorError, CollectorServer, connections_alone
     except ModuleNotFoundError as error:
         return terminal.fail(
             "serve", f"{error.name} is not installed. pip install '.[serve]' in tracekit's clone"
@@ -174,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
                 pages=create_api(archive, hosts, more=lambda: _more(server, arguments.data)),
                 pages_port=arguments.port,
                 forward=forward,
+                max_connections=connections_alone(),
             )
             started.enter_context(server)
         except (FolderError, OSError, ValueError) as error:
