@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import Final, Protocol, cast
 
@@ -25,11 +26,14 @@ class Command(Protocol):
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name; its exit code."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has enough
-        sys.stderr.close()
+        # What is left in the buffer goes nowhere; the interpreter would complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
