@@ -245,8 +245,8 @@ def test_the_decoder_and_the_scanner_keep_their_promises_under_coverage_guided_f
     for number, (signal, encoding, body) in enumerate(SAMPLES):
         (tmp_path / str(number)).write_bytes(bytes([KINDS.index((signal, encoding))]) + body)
 
-    # Through a shell: a process begins with the largest memory that the one had which started it, and libFuzzer
-    # would hold that of the tests before this one against the decoder.
+    # Through a shell: a process begins with the largest memory that the one had which started it, and
+    # libFuzzer would hold that of the tests before this one against the decoder.
     shell = ["sh", "-c", '"$@"; exit $?', "sh"]
     command = [*shell, sys.executable, "-m", "tests.integration.fuzz_otlp", str(tmp_path)]
     limits = [
