@@ -28,8 +28,9 @@ QUERY_HELP: Final = """\
 A query is terms that all hold; quote it where the shell would take > or < for itself:
   'completion > 1s'  'response >= 250ms'  'waited > 5s'    times, with a unit: ns us ms s m h d
   status=500  'spans > 100'  'started > 10m'              numbers; since when: ten minutes ago
+  'status != 202'                                         answers but this; what nobody waited for has none
   service=payment  queue=orders  'name = "POST /orders"'  whole names; break=headers_lost: a break's code
-  error  retries  duplicates  break  open                 there is at least one
+  error  retries  duplicates  break  open                 there is at least one; '!error': there is none
   order.id=17                                             an attribute of any of its spans
   pay                                                     a word in its name, services, queues or breaks\
 """
@@ -48,7 +49,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:
-    """The words that say which flows."""
+    """The words that say which flows; options may stand between them."""
+    parser.set_defaults(is_intermixed=True)
     parser.add_argument(
         "query", metavar="QUERY", nargs="*", help="which flows: terms that all hold, see below (default: all)"
     )

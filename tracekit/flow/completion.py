@@ -39,6 +39,10 @@ def completions(text: str, cursor: int, known: Mapping[TextField, Sequence[str]]
         return _some(value.start("begun"), offered)
     if word := _BEGUN_WORD.search(before):
         begun = word["begun"].lower()
+        if begun.startswith("!"):
+            return _some(
+                word.start("begun"), (f"!{each}" for each in PRESENCES if each.startswith(begun[1:]))
+            )
         terms = (*PRESENCES, *(f"{field} > " for field in NUMBER_FIELDS), *(f"{f} = " for f in TEXT_FIELDS))
         return _some(word.start("begun"), (term for term in terms if term.startswith(begun)))
     return ()

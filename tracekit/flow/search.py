@@ -6,7 +6,7 @@ case. A term is
   `status >= 500`, `queue != orders`, `break=headers_lost`. Times have a unit (ns us ms s m h d);
 - `started > 10m`, later than ten minutes ago, or `started < 2026-11-24T10:00` (UTC where it says no zone);
 - any attribute: what has a dot, or stands in quotes, is its key: `order.id = 17`, `"tenant" = acme`;
-- `error`, `retries`, `duplicates`, `break`, `open`: there is at least one;
+- `error`, `retries`, `duplicates`, `break`, `open`: there is at least one; `!error`: there is none;
 - a word, found in the flow's name, a service, a destination or a break's code.
 Quotes keep blanks and what is otherwise special: `name = "POST /orders"`; in them a backslash keeps a
 quote and a backslash.
@@ -134,6 +134,7 @@ _MEANT: Final = {
     "since": "started",
 }
 """What those mean who know other tools."""
+_NOT: Final = ("!", "-")
 _CONNECTIVES: Final = frozenset({"and", "or", "not"})
 _UNITS: Final = {
     "d": 86_400 * 10**9,
@@ -308,6 +309,8 @@ def _word(at: int, text: str, *, is_quoted: bool) -> Term:
     lower = text.lower()
     if lower in _BARE:
         return NumberTerm(_BARE[lower], ">", 0)
+    if lower[:1] in _NOT and lower[1:] in _BARE:
+        return NumberTerm(_BARE[lower[1:]], "=", 0)
     cure = f'for the word itself write `"{text}"`'
     if lower in _FIELDS:
         raise SearchError(
@@ -317,11 +320,15 @@ def _word(at: int, text: str, *, is_quoted: bool) -> Term:
         )
     if lower in _CONNECTIVES:
         raise SearchError(
-            at, f"`{text}` between terms", f"all terms must hold, and `!=` is the only no; {cure}"
+            at,
+            f"`{text}` between terms",
+            f"all terms must hold, and a no is written `service != orders` or `!error`; {cure}",
         )
-    if text.startswith("-"):
+    if text.startswith(_NOT):
         raise SearchError(
-            at, f"`{text}`: a word cannot be ruled out", f"a field can: `service != orders`; {cure}"
+            at,
+            f"`{text}`: a word cannot be ruled out",
+            f"a field can, and what is counted: `service != orders`, `!error`; {cure}",
         )
     field, colon, _ = lower.partition(":")
     if colon and (field in _FIELDS or field in _BARE):

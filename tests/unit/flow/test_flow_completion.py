@@ -33,6 +33,7 @@ def completed(text: str) -> list[str]:
         ("comp", ["completion > "]),
         ("lamp re", ["lamp retries", "lamp response > ", "lamp retries > "]),
         ("Que", ["queue = "]),
+        ("lamp !re", ["lamp !retries"]),
         ("queue = o", ["queue = orders", "queue = order.confirmed"]),
         ("queue=PAY", ["queue=payments"]),
         ("queue != ", ["queue != orders", "queue != order.confirmed", "queue != payments"]),
