@@ -222,7 +222,7 @@ def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
             known = [*web, *brokers, *logs.integrations()]
             wanted = [one for one in known if settings.without.isdisjoint({one.name, "*"})]
             for one in wanted:
-                if _is_ready(one):
+                if is_ready(one):
                     one.arm(patches)
             report = " | ".join(
                 [
@@ -292,14 +292,16 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
     ]
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether it can be imported, as far as can be told without; "" can."""
     with contextlib.suppress(ImportError, ValueError):
         return not module or find_spec(module) is not None
     return False
 
 
-def _is_ready(one: Integration) -> bool:
-    return _is_installed(one.package) and _is_installed(one.needs)
+def is_ready(one: Integration) -> bool:
+    """Whether all is here that tracing it takes."""
+    return is_installed(one.package) and is_installed(one.needs)
 
 
 # -- the start-up line ------------------------------------------------------------------------------
@@ -311,13 +313,13 @@ def _report(
     """The parts of `tracekit: orders -> http://localhost:4318 ok | fastapi, kafka on | httpx found …`"""
     target = _destination(settings, signals.joined) if exporting else "here"
     parts = [f"tracekit: {settings.service} -> {target}"]
-    on = [one.name for one in wanted if _is_ready(one)]
+    on = [one.name for one in wanted if is_ready(one)]
     parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
     # OpenTelemetry's packages are named as their modules.
     parts += [
         f"{one.name} found but not traced: pip install {one.needs.replace('.', '-')}"
         for one in wanted
-        if _is_installed(one.package) and not _is_installed(one.needs) and _is_used(one.package)
+        if is_installed(one.package) and not is_installed(one.needs) and is_used(one.package)
     ]
     if settings.kafka == "contrib":
         parts.append("kafka by contrib: without the broker's answer, waits, batches and metrics")
@@ -331,7 +333,7 @@ def _report(
     return parts
 
 
-def _is_used(package: str) -> bool:
+def is_used(package: str) -> bool:
     """Whether the application may be using it: requests comes with OpenTelemetry's exporter, too."""
     if package != "requests":
         return True

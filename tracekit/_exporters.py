@@ -253,10 +253,11 @@ def _is_refused(endpoint: str) -> bool:
 
 
 def _made(settings: Settings, signal: str) -> list[Any]:
-    return [_exporter(settings, signal, name) for name in settings.exporters[signal]]
+    return [exporter_of(settings, signal, name) for name in settings.exporters[signal]]
 
 
-def _exporter(settings: Settings, signal: str, name: str) -> Any:
+def exporter_of(settings: Settings, signal: str, name: str) -> Any:
+    """The exporter of a signal that has this name. Raises SettingError where there is none."""
     protocol = settings.protocols[signal]
     entry = _OTLP[protocol] if name == "otlp" else name
     for point in entry_points(group=f"opentelemetry_{signal}_exporter", name=entry):

@@ -194,7 +194,7 @@ def test_a_library_that_only_the_exporter_brings_is_not_named(
         """Whether the start-up line would name it where only these are installed."""
         with monkeypatch.context() as there:
             there.setattr(sys, "path", [str(tmp_path)])
-            return _configure._is_used(library)
+            return _configure.is_used(library)
 
     mark = installed("requests") / "REQUESTED"
     installed("httpx")

@@ -63,6 +63,19 @@ def test_what_is_not_public_is_no_attribute() -> None:
         _ = tracekit.flow_id
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_no_name_that_another_keeps_to_itself(path: Path) -> None:
+    taken = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and node.module not in (None, "tracekit")
+        for alias in node.names
+        if alias.name.startswith("_") and (node.module or "").startswith("tracekit")
+    ]
+
+    assert taken == []
+
+
 # -- what an import costs ---------------------------------------------------------------------------
 
 

@@ -200,16 +200,16 @@ def _libraries(settings: Settings) -> Iterator[Finding]:
     """What is installed of what can be traced; whether it is; what would have to be installed for that."""
     from importlib.metadata import packages_distributions, version
 
-    from tracekit._configure import _is_installed, _is_ready, _is_used
+    from tracekit._configure import is_installed, is_ready, is_used
     from tracekit.cli.trial import unhooked
 
     distributions = packages_distributions()
     absent = []
     known = list(_known())
-    traced = [one for one in known if _is_ready(one) and settings.without.isdisjoint({one.name, "*"})]
+    traced = [one for one in known if is_ready(one) and settings.without.isdisjoint({one.name, "*"})]
     troubles = {} if settings.disabled else unhooked(settings, [one.package for one in traced])
     for one in known:
-        if not _is_installed(one.package):
+        if not is_installed(one.package):
             absent.append(one.name)
             continue
         packaged = distributions.get(one.package, [])
@@ -218,9 +218,9 @@ def _libraries(settings: Settings) -> Iterator[Finding]:
             yield Finding(one.name, "failure", f"{what} is not traced: {troubles[one.package]}")
         elif one in traced:
             yield Finding(one.name, "ok", f"{what}, traced")
-        elif _is_ready(one):
+        elif is_ready(one):
             yield Finding(one.name, "note", f"{what}, left alone: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
-        elif _is_used(one.package):
+        elif is_used(one.package):
             cure = f"pip install {one.needs.replace('.', '-')}"
             yield Finding(one.name, "warning", f"{what} is here and not traced", cure)
     if absent:

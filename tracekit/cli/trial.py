@@ -67,11 +67,11 @@ class Probe:
 
 def probe(signal: str, settings: Settings) -> Probe:
     """An empty export of this signal, by the exporter that the settings name."""
-    from tracekit._exporters import _exporter
+    from tracekit._exporters import exporter_of
 
     began_s = time.monotonic()
     with overheard() as said:
-        exporter = _exporter(settings, signal, "otlp")
+        exporter = exporter_of(settings, signal, "otlp")
         url = str(getattr(exporter, "_endpoint", settings.endpoint))
         try:
             if reason := _unreached(url):
