@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tracekit import _settings, cli
+from tracekit.cli import flows
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def test_without_a_command_it_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +46,86 @@ def test_a_command_s_help_shows_its_options_in_its_usage(
     usage, _, _ = capsys.readouterr().out.partition("\n\n")
     assert ended.value.code == 0
     assert [option for option in options if option not in usage] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "query", "limit"),
+    [
+        (["slow", "-n", "1", "orders"], ["slow", "orders"], 1),
+        (["-n", "3", "slow"], ["slow"], 3),
+        (["slow", "--json", "orders", "-n2", "error"], ["slow", "orders", "error"], 2),
+        (["--", "-n"], ["-n"], 20),
+    ],
+)
+def test_options_may_stand_between_the_words_of_a_query(
+    given: list[str], query: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[argparse.Namespace] = []
+
+    def run(arguments: argparse.Namespace) -> int:
+        seen.append(arguments)
+        return 0
+
+    monkeypatch.setattr(flows, "run", run)
+
+    assert cli.main(["flows", *given]) == 0
+    assert [(each.query, each.limit) for each in seen] == [(query, limit)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["flow", ""],
+            "tracekit flow: error: argument ID: '': must be a flow's id, or the first four or more",
+        ),
+        (["flow", "zz"], "'zz': must be a flow's id"),
+        (["flow", "0af"], "'0af': must be a flow's id"),
+        (["flow", "0" * 33], "must be a flow's id"),
+        (
+            ["flows", "slow", "--nonsense", "orders"],
+            "tracekit flows: error: unrecognized arguments: --nonsense",
+        ),
+        (
+            ["demo", "fault", "nonsense"],
+            "tracekit demo fault: error: argument NAME: invalid choice: 'nonsense' (choose from ",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_would_be_right(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(given)
+
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out) == (2, "")
+    assert said in shown.err
+
+
+def test_until_a_ctrl_c_is_caught_next_to_nothing_is_imported() -> None:
+    program = "import json, sys, tracekit.cli; print(json.dumps([*sys.modules]))"
+    modules = json.loads(subprocess.check_output([sys.executable, "-c", program], text=True))
+
+    assert {"argparse", "gettext", "subprocess"}.isdisjoint(modules)
+    assert [name for name in modules if name.startswith("tracekit")] == ["tracekit", "tracekit.cli"]
+
+
+def test_a_ctrl_c_while_a_command_is_imported_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    def run(_: argparse.Namespace) -> int:
+        type("Imported", (), {"value": Interrupted()})  # Python 3.11 makes a RuntimeError of it
+        return 0
+
+    monkeypatch.setattr(flows, "run", run)
+
+    assert cli.main(["flows"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("text", ["10", "0.5", ".5", "2."])

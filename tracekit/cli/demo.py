@@ -76,6 +76,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="while it runs")
     fault = commands.add_parser(
         "fault",
+        prog="tracekit demo fault",
         usage="tracekit demo fault [NAME [off]] [--data FOLDER]",
         help="make something go wrong in the shop of the demo that runs",
         description="make something go wrong in the shop of the demo that runs",

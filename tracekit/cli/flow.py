@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Final
@@ -13,7 +15,6 @@ from tracekit.cli.terminal import styled
 from tracekit.flow.text import columns, duration, fitted, harmless
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
 
     from tracekit.flow import Flow
@@ -48,11 +49,24 @@ _ROWS: Final = 40
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument(
-        "id", metavar="ID", nargs="?", help="its id, or the first digits of it (default: the latest flow)"
+        "id",
+        metavar="ID",
+        nargs="?",
+        type=_id,
+        help="its id, or the first digits of it, four or more (default: the latest flow)",
     )
     parser.add_argument("--logs", action="store_true", help="the log lines too")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     terminal.add_server(parser)
+
+
+def _id(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{4,32}", text.strip()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a flow's id, or the first four or more of its digits (0-9, a-f); "
+            "`tracekit flows` lists them"
+        )
+    return text.strip()
 
 
 def run(arguments: argparse.Namespace) -> int:
