@@ -15,6 +15,7 @@ import subprocess
 import termios
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -157,6 +158,33 @@ def test_a_break_comes_with_its_evidence_and_its_cure(server: Serving) -> None:
         "  The message brought no context.\n"
         "  Instrument the producer, and keep the message headers wherever it is copied.\n"
     )
+
+
+def test_a_flow_whose_message_lost_its_headers_leads_to_what_followed_and_back(tmp_path: Path) -> None:
+    entry = request("POST /orders", 0, 40)
+    entry = replace(entry, attributes={**entry.attributes, "order.id": "17"})
+    known = {"tracekit.messaging.context": "absent", "order.id": "17"}
+    apart = processed(None, 3000, 3010, attributes=known)
+    other = processed(None, 3500, 3510, attributes={**known, "order.id": "18"})
+    with serving(tmp_path) as server:
+        server.send([entry, apart, other])
+        wait_until_analysed(server, 3)
+        of_order = ask(server, "flow", entry.trace_id[:8])
+        of_rest = ask(server, "flow", apart.trace_id[:8])
+        of_other = ask(server, "flow", other.trace_id[:8])
+
+    assert f"0 breaks, 1 in {apart.trace_id[:8]}   " in of_order
+    assert of_order.endswith(
+        f"\n✕ headers_lost  {apart.trace_id[:8]}, process orders (notification)\n"
+        "  The message brought no context.\n"
+        "  It has the same order.id 17: probably it belongs here.\n"
+        "  Instrument the producer, and keep the message headers wherever it is copied.\n"
+    )
+    assert of_rest.endswith(
+        f"\n  It probably belongs to {entry.trace_id[:8]}, POST /orders (orders), which has the same "
+        "order.id 17.\n"
+    )
+    assert "probably" not in of_other
 
 
 def test_what_was_logged_stands_at_its_moment(server: Serving) -> None:

@@ -7,6 +7,8 @@ import json
 import re
 import sys
 import textwrap
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tracekit import semconv
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tracekit.flow import Flow
+    from tracekit.flow.kin import Kin
+    from tracekit.flow.search import Query
     from tracekit.model import LogLine
+    from tracekit.sources import Source
 
 HELP: Final = "show one flow as a tree: tracekit flow 9f3c1a7e"
 
@@ -42,6 +47,7 @@ _LEVEL: Final = 5
 _ERROR: Final = 17
 """OTLP's number of the lowest level that is an error."""
 _LEAST: Final = 30
+_PAGES: Final = 3
 _ROWS: Final = 40
 """Rows that one log line may take."""
 
@@ -70,6 +76,7 @@ def _id(text: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tracekit.flow import kin
     from tracekit.sources import SourceError
 
     terminal.speak_plainly()
@@ -86,18 +93,42 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(source.document(flow_id, with_logs=arguments.logs)))
             return 0
         flow = source.flow(flow_id)
+        comes_from = list(islice(_kin(source, flow, kin.earlier(flow)), 1))
+        later = (each for each in _kin(source, flow, kin.later(flow)) if kin.lost(each.flow))
+        goes_on_in = list(islice(later, kin.MAX_KIN))
         lines = source.logs(flow.id) if arguments.logs else ()
     except SourceError as error:
         return terminal.fail("flow", error)
     from tracekit.flow import render
 
     width, color = terminal.width(), terminal.is_colored(sys.stdout)
-    print(render(flow, width=width, color=color))
+    print(render(flow, width=width, color=color, comes_from=comes_from, goes_on_in=goes_on_in))
     if arguments.logs:
         print()
         for row in _logged(flow, lines, width=width, color=color):
             print(row)
     return 0
+
+
+def _kin(source: Source, flow: Flow, queries: Sequence[Query]) -> Iterator[Kin]:
+    """Other flows that meet one of these, from `_PAGES` pages each: a page may be short, or empty."""
+    from tracekit.flow import kin
+    from tracekit.flow.search import written
+    from tracekit.sources import NotFoundError
+
+    seen = {flow.id}
+    for query in queries:
+        after: str | None = None
+        for _ in range(_PAGES):
+            page = source.find(written(query), limit=kin.MAX_KIN + 1, after=after)
+            for row in page.flows:
+                if row.id not in seen:
+                    seen.add(row.id)
+                    with suppress(NotFoundError):  # it was dropped meanwhile
+                        yield kin.kin(source.flow(row.id), query)
+            after = page.next
+            if after is None:
+                break
 
 
 def _logged(flow: Flow, lines: Sequence[LogLine], *, width: int, color: bool) -> Iterator[str]:

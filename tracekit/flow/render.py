@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from tracekit import semconv
 from tracekit.flow import facts
 from tracekit.flow.axis import Axis, axis_of
+from tracekit.flow.kin import lost, ran_meanwhile
 from tracekit.flow.labels import labels
 from tracekit.flow.text import columns, counted, duration, fitted, harmless, shortened
 from tracekit.model import Span, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tracekit.flow.build import Flow
     from tracekit.flow.edges import MessageEdge
+    from tracekit.flow.kin import Kin
 
 Style: TypeAlias = Literal["wait", "bad", "dim"]
 
@@ -49,8 +52,18 @@ class _Row:
     has_failed: bool = False
 
 
-def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
-    """The whole flow, every line at most `width` columns (40 at least). `color`: with ANSI codes."""
+def render(
+    flow: Flow,
+    *,
+    width: int = 100,
+    color: bool = False,
+    comes_from: Sequence[Kin] = (),
+    goes_on_in: Sequence[Kin] = (),
+) -> str:
+    """The whole flow, every line at most `width` columns (40 at least). `color`: with ANSI codes.
+
+    `comes_from` are flows that it probably comes from, `goes_on_in` those that it probably goes on in.
+    """
     width = max(width, 40)
     names = labels(flow.tree)
     rows = list(_rows(flow, names))
@@ -63,7 +76,7 @@ def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
         max(flow.end_ns, max(row.end_ns for row in rows)),
         room - what,
     )
-    lines = [*_headline(flow, names[0], width, color=color)]
+    lines = [*_headline(flow, names[0], width, goes_on_in, color=color)]
     for row in rows:
         mark = _styled("✕", "bad", color=color) if row.has_failed else " "
         length = "open" if row.is_open else duration(row.end_ns - row.start_ns)
@@ -77,7 +90,12 @@ def render(flow: Flow, *, width: int = 100, color: bool = False) -> str:
             f"{_bar(row, axis, first, after, color=color)}"
         )
         lines.append(line.rstrip())
-    return "\n".join([*lines, *_breaks(flow, names, width, color=color)])
+    below = [
+        *_breaks(flow, names, width, color=color),
+        *_origins(comes_from, width),
+        *_broken_off(flow, names, goes_on_in, width, color=color),
+    ]
+    return "\n".join([*lines, *below])
 
 
 def render_line(flow: Flow) -> str:
@@ -158,7 +176,7 @@ def _blame(flow: Flow, names: tuple[str, ...]) -> str:
     return ""
 
 
-def _headline(flow: Flow, name: str, width: int, *, color: bool) -> Iterator[str]:
+def _headline(flow: Flow, name: str, width: int, goes_on_in: Sequence[Kin], *, color: bool) -> Iterator[str]:
     """What there is, the two numbers first; on a further line where it does not fit."""
     done = "done in" if not flow.open_spans else "open after"
     said = [answer] if (answer := _answer(flow)) else []
@@ -168,7 +186,9 @@ def _headline(flow: Flow, name: str, width: int, *, color: bool) -> Iterator[str
         some = f"{len(queues)} of " if len(queues) < number else ""
         said.append(f"waited {duration(sum(queues.values()))} in {some}{counted(number, 'queue')}")
     said += _counts(flow)
-    said.append(counted(len(flow.breaks), "break"))
+    elsewhere = ", ".join(harmless(each.flow.id[:8]) for each in goes_on_in)
+    there = f", {len(goes_on_in)} in {elsewhere}" if goes_on_in else ""
+    said.append(counted(len(flow.breaks), "break") + there)
     line = shortened(name, min(_NAME, width // 2)) + "  "
     indent = " " * columns(line) if columns(line) <= width // 3 else "  "
     # The id stands at the end of the last line, so the last fact makes room for it.
@@ -192,7 +212,7 @@ def _painted(line: str, *, color: bool) -> str:
     parts = []
     for part in line.split(" · "):
         fact = part.strip()
-        wrong = fact.endswith((" break", " breaks", " error", " errors")) and fact != "0 breaks"
+        wrong = re.search(r"\d (break|error)s?(, \d+ in \S.*)?$", fact) and fact != "0 breaks"
         style: Style | None = "wait" if fact.startswith("waited ") else "bad" if wrong else None
         parts.append(_styled(part, style, color=color) if style else part)
     return " · ".join(parts)
@@ -286,6 +306,43 @@ def _breaks(flow: Flow, names: tuple[str, ...], width: int, *, color: bool) -> I
         yield f"{code}  {shortened(where, width - len(each.reason) - 4)}"
         for sentence in (each.evidence, each.cure):
             yield from _wrapped(harmless(sentence), width - 2)
+
+
+def _origins(comes_from: Sequence[Kin], width: int) -> Iterator[str]:
+    """Where what begins with a break probably comes from."""
+    for each in comes_from:
+        yield from _wrapped(
+            f"It probably belongs to {_called(each.flow)}, which has the same {_id(each)}.", width - 2
+        )
+
+
+def _broken_off(
+    flow: Flow, names: tuple[str, ...], goes_on_in: Sequence[Kin], width: int, *, color: bool
+) -> Iterator[str]:
+    """The breaks with which other flows begin that should have been part of this one."""
+    at_span = {id(span): name for span, name in zip(flow.spans, names, strict=True)}
+    for each in goes_on_in:
+        if (broken := lost(each.flow)) is None:
+            continue
+        code = _styled(f"✕ {broken.reason}", "bad", color=color)
+        yield ""
+        yield f"{code}  {shortened(_called(each.flow), width - len(broken.reason) - 4)}"
+        during = ran_meanwhile(flow, each.flow)
+        ran = f" was sent while {at_span[id(during)]} ({during.service.name}) ran, and" if during else ""
+        yield from _wrapped(harmless(broken.evidence), width - 2)
+        yield from _wrapped(
+            f"It{harmless(ran)} has the same {_id(each)}: probably it belongs here.", width - 2
+        )
+        yield from _wrapped(broken.cure, width - 2)
+
+
+def _called(flow: Flow) -> str:
+    """`4e296456, process stock.reserved (notification)`."""
+    return harmless(f"{flow.id[:8]}, {labels(flow.tree)[0]} ({flow.entry.service.name})")
+
+
+def _id(kin: Kin) -> str:
+    return f"{shortened(kin.key, _NAME)} {shortened(kin.value, _NAME)}"
 
 
 def _wrapped(sentence: str, width: int) -> Iterator[str]:
