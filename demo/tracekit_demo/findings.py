@@ -102,16 +102,25 @@ def grown_waits(messages: Iterable[Handled], earlier: Sequence[Handled]) -> Iter
         slower_ns = message.worked_ns - before[-1].worked_ns
         if message.waited_ns < _LONG_WAIT_NS or grown_ns < _GROWN_NS or slower_ns * _WORK_SHARE > grown_ns:
             continue
-        waits = ", ".join(
+        waits = [*_rising([*before, message])]
+        then = ", then ".join(
             f"{duration(each.waited_ns)} (#{each.number}"
             f"{'' if each.destination == message.destination else f', {each.destination}'})"
-            for each in before
+            for each in waits[:-1]
         )
         yield (
-            f"{message.destination} waited {duration(message.waited_ns)} for {message.consumer}, before that "
-            f"{waits}; its handler took {duration(message.worked_ns)}, before that "
-            f"{duration(before[-1].worked_ns)}: messages come faster than {message.consumer} takes them"
+            f"{message.consumer} falls behind: {message.destination} waited {then}, now "
+            f"{duration(message.waited_ns)}; its handler took {duration(before[-1].worked_ns)}, now "
+            f"{duration(message.worked_ns)}, so messages come faster than it takes them"
         )
+
+
+def _rising(waits: Sequence[Handled]) -> Iterator[Handled]:
+    """The last of them, from where each is longer than the one before."""
+    first = len(waits) - 1
+    while first > 0 and waits[first - 1].waited_ns < waits[first].waited_ns:
+        first -= 1
+    yield from waits[first:]
 
 
 def lost_context(rest: Iterable[Flow], lost: Iterable[Edge]) -> Iterator[str]:

@@ -23,12 +23,12 @@ from tracekit_demo.broker import BrokerError, embedded_broker
 from tracekit_demo.client import place
 from tracekit_demo.given import DemoError, check_database, kafka_settings
 from tracekit_demo.home import Home, TakenError, default_folder
-from tracekit_demo.scenarios import MODES, Scenario, stream
+from tracekit_demo.scenarios import MODES, Ending, Scenario, stream
 from tracekit_demo.services import CONSUMING, SERVING, ServiceError, Services
 from tracekit_demo.shop.topics import TOPICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tracekit.collector.archive import Archive
     from tracekit_demo.collector import Collector
@@ -51,6 +51,13 @@ _RECENT: Final = 200
 _KEPT: Final = 3
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _WIDTH: Final = 100
+_MEANT: Final[Mapping[Ending, str]] = {
+    "accepted": "",
+    "declined": ", to be declined",
+    "malformed": ", malformed",
+    "crashed": ", to crash",
+}
+"""What an order is made for, as it is said before what became of it."""
 
 
 class _Started(NamedTuple):
@@ -306,7 +313,7 @@ def _show_again(recent: Iterable[Watched], wanted: str, watch: Watch) -> None:
 
 
 def _named(watched: Watched) -> str:
-    return f"#{watched.number} {watched.scenario.mode}, {watched.scenario.ending}"
+    return f"#{watched.number} {watched.scenario.mode}{_MEANT[watched.scenario.ending]}"
 
 
 def _show(done: Watched, *, whole: bool) -> None:
@@ -326,8 +333,8 @@ def _show(done: Watched, *, whole: bool) -> None:
         for flow in done.rest:
             print("what should follow in it, as a flow of its own:")
             print(render(flow, width=width, color=color))
-    for said in done.said:
-        _say(f"  ✕ {harmless(said)}", width)
+    for mark, sentence in done.said:
+        _say(f"  {mark} {harmless(sentence)}", width)
     sys.stdout.flush()
 
 

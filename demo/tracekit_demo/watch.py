@@ -31,14 +31,17 @@ _EARLIER: Final = 200
 _REST: Final = 10
 
 PATIENCE_S: Final = 15.0
+WORK, WAIT, WRONG = "▇", "░", "✕"
+"""What a sentence is about, by the marks that a drawn flow has."""
 
 
 @dataclass(slots=True)
 class Watched:
     """An order that was placed, and what is known of its flow.
 
-    `rest` are flows that hold what should have followed in this one. `remarks` is what they say of what
-    went wrong, as sentences; `is_explained` if that tells why edges are missing.
+    `rest` are flows that hold what should have followed in this one. `causes` is what they say of what
+    failed or was lost, as sentences; `is_explained` if that tells why edges are missing. `slow` is what took
+    long, each with the mark of its bar: work, or a wait.
     """
 
     number: int
@@ -49,7 +52,8 @@ class Watched:
     flow: Flow | None = None
     late_at_s: float = float("inf")
     rest: tuple[Flow, ...] = ()
-    remarks: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    slow: tuple[tuple[str, str], ...] = ()
     is_explained: bool = False
 
     @property
@@ -88,9 +92,15 @@ class Watched:
         return tuple(edge for edge in missing(self.flow, self.scenario) if edge.by in sent)
 
     @property
-    def said(self) -> tuple[str, ...]:
-        """What is to be said of it: its remarks, and the defects that these do not explain."""
-        return self.remarks if self.is_explained else (*self.remarks, *self.defects)
+    def remarks(self) -> tuple[str, ...]:
+        """What its flows say of what went wrong."""
+        return (*self.causes, *(sentence for _, sentence in self.slow))
+
+    @property
+    def said(self) -> tuple[tuple[str, str], ...]:
+        """What is to be said of it, each with its mark: its remarks, and the defects they do not explain."""
+        wrong = self.causes if self.is_explained else (*self.causes, *self.defects)
+        return (*((WRONG, sentence) for sentence in wrong), *self.slow)
 
     def may_fail(self, span: Span) -> bool:
         """By convention a client that was refused has failed, and a service that refuses has not."""
@@ -156,7 +166,7 @@ class Watch:
                 f"{edge.by} still waits for {edge.callee}, {self._patience_s:.0f} s after the order"
                 for edge in watched.in_queue
             )
-            watched.remarks += waiting
+            watched.causes += waiting
             watched.is_explained = watched.is_explained or bool(waiting)
             return True
         if watched.rest or (now - watched.changed_at_s >= _STUCK_S and not watched.in_queue):
@@ -197,14 +207,17 @@ class Watch:
         return before if flow == before else flow
 
     def _remark(self, watched: Watched, flow: Flow) -> None:
+        meant = flow.errors if watched.scenario.ending == "crashed" else ()
         causes = [
             *findings.failures(flow, watched.may_fail, watched.status),
             *findings.lost_context(watched.rest, missing(flow, watched.scenario)),
         ]
+        crashes = findings.failures(flow, lambda span: span not in meant, watched.status)
         messages = tuple(findings.handled(flow, watched.number))
+        earlier = [each for each in self._earlier if each.number < watched.number]
         watched.is_explained = bool(causes)
-        watched.remarks = (
-            *causes,
-            *findings.long_work(flow),
-            *findings.grown_waits(messages, [each for each in self._earlier if each.number < watched.number]),
+        watched.causes = (*causes, *crashes)
+        watched.slow = (
+            *((WORK, sentence) for sentence in findings.long_work(flow)),
+            *((WAIT, sentence) for sentence in findings.grown_waits(messages, earlier)),
         )

@@ -18,10 +18,11 @@ FAILED: Final = "failed: ConnectionError: the card network hung up"
 
 
 @pytest.mark.parametrize(
-    ("fault", "whole", "told"),
+    ("fault", "mark", "whole", "told"),
     [
         (
             "slow-payment",
+            "▇",
             3,
             {
                 "#1 sync": SLOW,
@@ -32,6 +33,7 @@ FAILED: Final = "failed: ConnectionError: the card network hung up"
         ),
         (
             "failing-payment",
+            "✕",
             0,
             {
                 "#1 sync": f"payment POST /charge {FAILED}; the caller got 500",
@@ -42,15 +44,17 @@ FAILED: Final = "failed: ConnectionError: the card network hung up"
         ),
         (
             "slow-consumer",
+            "░",
             3,
             {
-                "#3 hybrid": rf"order.confirmed waited {TIME} for notification, "
-                rf"before that {TIME} \(#2, stock.reserved\); its handler took {TIME}, before that {TIME}: "
-                "messages come faster than notification takes them",
+                "#3 hybrid": rf"notification falls behind: order.confirmed waited {TIME} "
+                rf"\(#2, stock.reserved\), now {TIME}; its handler took {TIME}, now {TIME}, "
+                "so messages come faster than it takes them",
             },
         ),
         (
             "dropped-headers",
+            "✕",
             2,
             {
                 "#2 async": "headers_lost at notification process stock.reserved, "
@@ -62,7 +66,7 @@ FAILED: Final = "failed: ConnectionError: the card network hung up"
     ],
 )
 def test_once_under_a_fault_fails_and_says_what_the_flows_say(
-    fault: str, whole: int, told: dict[str, str]
+    fault: str, mark: str, whole: int, told: dict[str, str]
 ) -> None:
     demo = subprocess.run(
         [*DEMO, "--once", "--fault", fault], capture_output=True, text=True, timeout=PATIENCE_S
@@ -76,4 +80,4 @@ def test_once_under_a_fault_fails_and_says_what_the_flows_say(
         # Where the machine is busy, other times grow too.
         found = [sentence for name, sentence in said if name == order and re.fullmatch(wanted, sentence)]
         assert len(found) == 1, demo.stdout
-        assert f"\n  ✕ {found[0]}\n" in shown, "under the flow itself too"
+        assert f"\n  {mark} {found[0]}\n" in shown, "under the flow itself too"

@@ -251,9 +251,19 @@ def test_a_wait_that_grows_for_a_handler_that_is_as_fast_as_ever_is_named() -> N
     (said,) = findings.grown_waits([now], EARLIER)
 
     assert said == (
-        "order.confirmed waited 5.5 s for notification, before that 300 ms (#3), 2.9 s (#6); "
-        "its handler took 26 ms, before that 25 ms: messages come faster than notification takes them"
+        "notification falls behind: order.confirmed waited 300 ms (#3), then 2.9 s (#6), now 5.5 s; "
+        "its handler took 25 ms, now 26 ms, so messages come faster than it takes them"
     )
+
+
+def test_a_wait_that_grows_is_told_from_where_it_began_to_grow() -> None:
+    earlier = [Handled(2, "order.confirmed", "notification", 400 * MS, 27 * MS), *EARLIER]
+
+    (said,) = findings.grown_waits(
+        [Handled(9, "order.confirmed", "notification", 5500 * MS, 26 * MS)], earlier
+    )
+
+    assert "waited 300 ms (#3), then 2.9 s (#6), now 5.5 s;" in said
 
 
 @pytest.mark.parametrize(
@@ -301,7 +311,9 @@ def test_where_context_is_lost_the_rest_is_found_by_its_order_and_the_break_name
 
     assert done is not None
     assert [flow.id for flow in done.rest] == [OTHER]
-    (said,) = done.said
+    assert done.slow == ()
+    ((mark, said),) = done.said
+    assert mark == "✕"
     assert said == (
         "headers_lost at payment process order.created, after orders POST /orders: "
         "The message brought no context. What follows is a flow of its own, 1bf76519, found by its order.id. "
@@ -320,7 +332,9 @@ def test_a_message_that_still_waits_is_not_lost_and_is_named_when_patience_ends(
 
     assert done is not None
     assert done.rest == ()
-    assert done.said == ("order.created still waits for payment process order.created, 2 s after the order",)
+    assert done.remarks == (
+        "order.created still waits for payment process order.created, 2 s after the order",
+    )
 
 
 def test_a_failure_that_explains_what_is_missing_is_not_waited_out(archive: DiskStore) -> None:
@@ -331,4 +345,30 @@ def test_a_failure_that_explains_what_is_missing_is_not_waited_out(archive: Disk
     done = watch.next_done(30)
 
     assert done is not None
-    assert done.said == ("orders POST /orders failed: ConnectionError: hung up; the caller got 500",)
+    assert done.said == (("✕", "orders POST /orders failed: ConnectionError: hung up; the caller got 500"),)
+
+
+def test_an_order_that_is_made_to_crash_says_that_it_failed_and_why(archive: DiskStore) -> None:
+    watch = Watch(archive, patience_s=0.1)
+    watch.add(1, Scenario("sync", "crashed"), TRACE, 500)
+    archive.add_spans([failing(order(20), "RuntimeError", "no such card")])
+
+    done = watch.next_done(30)
+
+    assert done is not None
+    assert done.remarks == ("orders POST /orders failed: RuntimeError: no such card; the caller got 500",)
+    assert not done.is_explained
+
+
+def test_what_took_long_is_marked_as_work_or_as_a_wait_and_not_as_wrong(archive: DiskStore) -> None:
+    handler = message(3, "payment", Kind.CONSUMER, "order.created", 2, 4000, 5900)
+    earlier = Handled(1, "order.created", "payment", 30 * MS, 1890 * MS)
+    watch = Watch(archive, patience_s=0.1)
+    watch._earlier.append(earlier)
+    watch.add(2, Scenario("async", "crashed"), TRACE, 202)
+    archive.add_spans([order(20), created(), handler])
+
+    done = watch.next_done(30)
+
+    assert done is not None
+    assert [mark for mark, _ in done.slow] == ["▇", "░"]
