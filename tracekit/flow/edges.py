@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from tracekit import semconv
 from tracekit.flow import facts
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from tracekit.flow.graph import Graph, Reference
     from tracekit.model import Attributes, Span
+
+_MOST_ABOVE: Final = 100
+"""Bounds the work on made-up data; a message is processed right below its batch, or a few calls below."""
 
 Relation: TypeAlias = Literal["parent", "link", "parent and link"]
 
@@ -154,10 +157,10 @@ def _delivered(graph: Graph, edges: list[PlacedEdge]) -> list[PlacedEdge]:
 
 
 def _above(graph: Graph, node: int) -> Iterator[int]:
-    """The spans above one, nearest first; each once, whatever they refer to."""
+    """The nearest spans above one, by distance; each once, whatever they refer to."""
     seen = {node}
-    while True:
-        parents = [one.target for one in graph.references[node] if one.by_parent and not one.is_message]
+    while len(seen) <= _MOST_ABOVE:
+        parents = [r.target for r in graph.references[node][:1] if r.by_parent and not r.is_message]
         if not parents or parents[0] is None or parents[0] in seen:
             return
         node = parents[0]

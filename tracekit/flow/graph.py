@@ -21,6 +21,8 @@ Key: TypeAlias = tuple[str, str]
 """Trace id and span id."""
 
 _ZEROS: Final = "0" * 16
+_NEIGHBOURS: Final = 16
+"""Of reports of one span, in order, that many before are compared: bounds the work on made-up data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Reference:
 class Graph:
     """All spans in one order, and their references; a span is named by its place in that order.
 
+    Of a span's references its parent is the first.
     `incoming` holds who refers to a span, by the flow id with which it may be entered (None: any).
     `duplicates` are places whose ids an earlier span has already.
     """
@@ -62,18 +65,20 @@ class Graph:
 def graph_of(spans: Iterable[Span]) -> Graph:
     """The graph of these spans."""
     ordered, duplicates = _in_order(spans)
-    places: dict[Key, list[int]] = defaultdict(list)
+    places: dict[tuple[str, ...], int] = {}
     halves: dict[Key, int] = {}
     for node, span in enumerate(ordered):
-        places[span.trace_id, span.span_id].append(node)
+        places.setdefault((span.trace_id, span.span_id), node)
+        places.setdefault((span.trace_id, span.span_id, span.service.name), node)
         halves.setdefault((span.trace_id[16:], span.span_id), node)
 
     references = tuple(_references(span, ordered, places, halves) for span in ordered)
     incoming: list[dict[str | None, list[int]]] = [{} for _ in ordered]
     for node, (span, refs) in enumerate(zip(ordered, references, strict=True)):
+        is_of_one = sum(other.is_message for other in refs) == 1 and not facts.is_batch(span)
         for reference in refs:
             if reference.target is not None and reference.target != node:
-                for key in _ways_in(span, reference, refs):
+                for key in _ways_in(span, reference, is_of_one=is_of_one):
                     incoming[reference.target].setdefault(key, []).append(node)
     return Graph(ordered, references, tuple(incoming), duplicates)
 
@@ -102,13 +107,13 @@ def _distinct(same: list[Span]) -> list[Span]:
     for span in sorted(same, key=lambda each: (each.start_ns, repr(each))):
         alike = found.setdefault((span.name, span.start_ns, span.end_ns), [])
         superseded = span.end_ns is None and (span.name, span.start_ns, span.service) in closed
-        if not superseded and span not in alike:
+        if not superseded and span not in alike[-_NEIGHBOURS:]:
             alike.append(span)
     return [span for alike in found.values() for span in alike]
 
 
 def _references(
-    span: Span, spans: Sequence[Span], places: Mapping[Key, list[int]], halves: Mapping[Key, int]
+    span: Span, spans: Sequence[Span], places: Mapping[tuple[str, ...], int], halves: Mapping[Key, int]
 ) -> tuple[Reference, ...]:
     own = (span.trace_id, span.span_id)
     parent = (span.trace_id, span.parent_id) if span.parent_id and span.parent_id != span.span_id else None
@@ -120,7 +125,7 @@ def _references(
             links.setdefault((link.trace_id, link.span_id), link)
 
     consuming = facts.is_consuming(span)
-    targets = {key: _target(span, key, spans, places) for key in ([parent] if parent else []) + list(links)}
+    targets = {key: _target(span, key, places) for key in ([parent] if parent else []) + list(links)}
     by_parent = consuming and parent is not None and _is_creation(span, targets[parent], spans)
     found = []
     for key, target in targets.items():
@@ -139,14 +144,10 @@ def _is_half(key: Key) -> bool:
     return key[0].startswith(_ZEROS)
 
 
-def _target(span: Span, key: Key, spans: Sequence[Span], places: Mapping[Key, list[int]]) -> int | None:
+def _target(span: Span, key: Key, places: Mapping[tuple[str, ...], int]) -> int | None:
     """The place of what a reference names; of several with this id, the one of the same service."""
-    found = places.get(key)
-    if not found:
-        return None
-    if len(found) > 1:
-        return next((node for node in found if spans[node].service.name == span.service.name), found[0])
-    return found[0]
+    first = places.get(key)
+    return None if first is None else places.get((*key, span.service.name), first)
 
 
 def _is_creation(span: Span, parent: int | None, spans: Sequence[Span]) -> bool:
@@ -167,7 +168,7 @@ def _is_ambient(span: Span, link: Link, target: int | None, spans: Sequence[Span
     return spans[target].service.name == span.service.name and not facts.is_producing(spans[target])
 
 
-def _ways_in(span: Span, reference: Reference, refs: Sequence[Reference]) -> set[str | None]:
+def _ways_in(span: Span, reference: Reference, *, is_of_one: bool) -> set[str | None]:
     """The flow ids with which the closure may go down this reference; None: any flow may.
 
     A span that processes one message takes the id of that message, whatever its parent is, also where
@@ -176,10 +177,7 @@ def _ways_in(span: Span, reference: Reference, refs: Sequence[Reference]) -> set
     said = {facts.flow_id(span), facts.flow_id(reference.link) if reference.link else None} - {None}
     if said:
         return said
-    messages = [other for other in refs if other.is_message]
-    if len(messages) == 1 and not reference.is_message and not facts.is_batch(span):
-        return set()
-    return {None}
+    return set() if is_of_one and not reference.is_message else {None}
 
 
 def is_remote(span: Span) -> bool:

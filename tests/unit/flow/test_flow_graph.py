@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tracekit.flow import MessageEdge, Wait, build_flow, build_flows
-from tracekit.model import Kind, Span
+from tracekit.model import Kind, Service, Span
 from tracekit.testing.spans import (
     at,
     batch,
@@ -27,7 +28,7 @@ from tracekit.testing.spans import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def names(spans: Iterable[Span]) -> list[str]:
@@ -327,3 +328,55 @@ def test_a_flow_of_10000_spans_builds_at_once(shape: str) -> None:
 
     assert len(flow.spans) == 10_000
     assert time.perf_counter() - started < 2.5  # 0.3 s on an idle machine
+
+
+def _hub(many: int) -> Iterator[Span]:
+    """A batch of messages that one request sent."""
+    yield (entry := request(end=90_000))
+    messages = [span(f"send {i}", i, i + 1, kind=Kind.PRODUCER, parent=entry) for i in range(many)]
+    yield from messages
+    yield span("batch", many, many + 1, kind=Kind.CONSUMER, links=tuple(map(link, messages)))
+
+
+def _same_id(many: int) -> Iterator[Span]:
+    """A process that gives out one id again and again."""
+    yield (entry := request(end=90_000))
+    first = span("work", 1, 2, parent=entry)
+    for number in range(many):
+        yield replace(first, attributes={"number": number})
+
+
+def _referred(many: int) -> Iterator[Span]:
+    """Many spans of one id, and as many below one of them."""
+    yield (first := request(end=90_000))
+    for number in range(many):
+        yield replace(first, start_ns=first.start_ns + number + 1, name=f"{number}")
+        yield replace(span(f"work {number}", 1, 2, parent=first), service=Service(name="elsewhere"))
+
+
+def _deep(many: int) -> Iterator[Span]:
+    """A message consumed again and again, each time far below the other spans."""
+    yield (entry := request(end=90_000))
+    yield (message := span("send", 0, 1, kind=Kind.PRODUCER, parent=entry))
+    above = entry
+    for number in range(many):
+        yield (above := span("call", number, 80_000 - number, parent=above))
+    for number in range(many):
+        each = span(f"use {number}", 2, 3, kind=Kind.CONSUMER, parent=above, links=(link(message),))
+        yield replace(each, parent_is_remote=False)
+
+
+@pytest.mark.parametrize("shape", [_hub, _same_id, _referred, _deep])
+def test_no_shape_of_a_flow_takes_a_time_that_grows_as_its_square(
+    shape: Callable[[int], Iterator[Span]],
+) -> None:
+    few, many = list(shape(200)), list(shape(6_400))
+
+    took_s = []
+    for spans in (few, many):
+        began_s = time.thread_time()
+        flow = build_flow(spans)
+        took_s.append(time.thread_time() - began_s)
+        assert len(flow.spans) == len(spans)
+
+    assert took_s[1] < 100 * took_s[0]  # 32 if all is well
