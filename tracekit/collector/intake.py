@@ -30,6 +30,7 @@ from tracekit.otlp import (
     decode_metrics,
     decode_spans,
     encode_answer,
+    to_protobuf,
 )
 
 if TYPE_CHECKING:
@@ -230,8 +231,10 @@ def _settle(future: Future[_Outcome], outcome: _Outcome) -> None:
 
 def _added(store: Store, signal: Signal, body: bytes, encoding: Encoding) -> Decoded[object]:
     if signal == "traces":
-        if encoding == "protobuf" and store.add_encoded_spans(body):
-            return Decoded(())
+        # What cannot be had so as a whole is decoded, which says what is wrong with which span.
+        with contextlib.suppress(OtlpError):
+            if store.add_encoded_spans(body if encoding == "protobuf" else to_protobuf(signal, body)):
+                return Decoded(())
         spans = decode_spans(body, encoding)
         store.add_spans(spans.records)
         return spans

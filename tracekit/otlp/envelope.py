@@ -20,6 +20,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tracekit.otlp import json_mapping
+from tracekit.otlp.json_fields import UnusualError, fields_of
 from tracekit.otlp.tally import OtlpError, Refused, Tally
 from tracekit.otlp.values import from_resource, to_resource
 from tracekit.otlp.wire import Splitter
@@ -103,11 +104,20 @@ def decode(body: bytes, encoding: Encoding, shape: Shape[M], read: Reader[M, R])
 def to_protobuf(body: bytes, shape: Shape[M]) -> bytes:
     """A request in JSON as one in protobuf, with all that protobuf knows. Raises OtlpError."""
     try:
-        document = json_mapping.loaded(body, shape.resources, shape.scopes, shape.records)
+        document, records = json_mapping.apart(body, shape.resources, shape.scopes, shape.records)
         request = json_format.ParseDict(document, shape.request(), ignore_unknown_fields=True)
+        scopes = (
+            scoped
+            for part in getattr(request, _snake(shape.resources))
+            for scoped in getattr(part, _snake(shape.scopes))
+        )
+        for scoped, pieces in zip(scopes, records, strict=True):
+            kept = getattr(scoped, _snake(shape.records))
+            for piece in pieces:
+                kept.append(_from_json(piece, shape.record()))
+        return request.SerializeToString()
     except _UNREADABLE as error:
         raise OtlpError("the body is no OTLP request in json, or has too many parts") from error
-    return request.SerializeToString()
 
 
 def _resources(body: bytes, encoding: Encoding, shape: Shape[M]) -> _Resources:
@@ -149,9 +159,17 @@ def _parsed(piece: _Piece, message: M) -> M:
         if isinstance(piece, bytes):
             message.ParseFromString(piece)
             return message
-        return json_format.ParseDict(piece, message, ignore_unknown_fields=True)
+        return _from_json(piece, message)
     except _UNREADABLE as error:
         raise OtlpError("a resource or a scope cannot be read") from error
+
+
+def _from_json(piece: json_mapping.Object, message: M) -> M:
+    """The message with what the object holds. Raises one of _UNREADABLE."""
+    try:
+        return type(message)(**fields_of(message.DESCRIPTOR)(piece, 0))
+    except (UnusualError, ValueError, TypeError):
+        return json_format.ParseDict(json_mapping.with_ids(piece), message, ignore_unknown_fields=True)
 
 
 def _record(piece: _Piece, message: M) -> M:

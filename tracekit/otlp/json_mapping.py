@@ -25,32 +25,34 @@ _NO_ID: Final = base64.b64encode(b"?").decode()  # one byte, which is no id's le
 
 
 def resources(body: bytes, resources: str, scopes: str, records: str) -> Resources:
-    """Each resource, with its scopes, with their records; the ids in base64. The names are the signal's.
+    """Each resource, with its scopes, with their records; the names are the signal's.
 
     Raises ValueError, TypeError or RecursionError where the body is not such a document.
     """
-    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
-        raise ValueError("too many objects")
-    for part in _objects(_object(json.loads(body.decode())), resources):
+    for part in _objects(_document(body), resources):
         yield _object(part.get("resource")), _scopes(part, scopes, records)
 
 
 def _scopes(part: Object, scopes: str, records: str) -> Scopes:
     for scoped in _objects(part, scopes):
-        found = (_with_ids(record, _to_base64) for record in _objects(scoped, records))
-        yield _object(scoped.get("scope")), found
+        yield _object(scoped.get("scope")), _objects(scoped, records)
 
 
-def loaded(body: bytes, resources: str, scopes: str, records: str) -> Object:
-    """The whole document, its ids in base64. Raises as `resources` does."""
-    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
-        raise ValueError("too many objects")
-    document = _object(json.loads(body.decode()))
+def apart(body: bytes, resources: str, scopes: str, records: str) -> tuple[Object, list[list[Object]]]:
+    """The document without its records, and those of each scope. Raises as `resources` does."""
+    document = _document(body)
+    found = []
     for part in _objects(document, resources):
         for scoped in _objects(part, scopes):
-            for record in _objects(scoped, records):
-                _with_ids(record, _to_base64)
-    return document
+            found.append(list(_objects(scoped, records)))
+            scoped.pop(records, None)
+    return document, found
+
+
+def _document(body: bytes) -> Object:
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
+        raise ValueError("too many objects")
+    return _object(json.loads(body.decode()))
 
 
 def dumped(document: Object, resources: str, scopes: str, records: str) -> bytes:
@@ -58,7 +60,7 @@ def dumped(document: Object, resources: str, scopes: str, records: str) -> bytes
     for part in _objects(document, resources):
         for scoped in _objects(part, scopes):
             for record in _objects(scoped, records):
-                _with_ids(record, _to_hex)
+                _rewrite_ids(record, _to_hex)
     return json.dumps(document, separators=(",", ":")).encode()
 
 
@@ -80,8 +82,13 @@ def _objects(parent: Object, name: str) -> Iterator[Object]:
         yield _object(child)
 
 
-def _with_ids(record: Object, rewritten: Callable[[object], str]) -> Object:
-    """The same record, its ids and those of its links written anew."""
+def with_ids(record: Object) -> Object:
+    """The same record, its ids and those of its links in base64."""
+    _rewrite_ids(record, _to_base64)
+    return record
+
+
+def _rewrite_ids(record: Object, rewritten: Callable[[object], str]) -> None:
     links = record.get("links")
     holders = (
         [record, *(link for link in links if isinstance(link, dict))] if isinstance(links, list) else [record]
@@ -90,7 +97,6 @@ def _with_ids(record: Object, rewritten: Callable[[object], str]) -> Object:
         for name in _IDS:
             if found := holder.get(name):
                 holder[name] = rewritten(found)
-    return record
 
 
 def _to_base64(found: object) -> str:

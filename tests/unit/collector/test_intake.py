@@ -150,3 +150,20 @@ def test_at_the_end_what_waits_is_taken_in_first() -> None:
         intake.close()
 
         assert [each.result(30) for each in waiting] == [b""] * 4
+
+
+def test_spans_in_json_are_kept_as_protobuf_and_not_decoded() -> None:
+    class Bytes(MemoryStore):
+        bodies: tuple[bytes, ...] = ()
+
+        def add_encoded_spans(self, body: bytes) -> bool:
+            self.bodies += (body,)
+            return True
+
+    store = Bytes()
+    intake = Intake(store)
+
+    answer = intake.take_in("traces", encode_spans(SPANS, "json"), "json")
+    intake.close()
+
+    assert (answer, store.bodies, store.spans()) == (b"{}", (GOOD,), ())
