@@ -295,6 +295,21 @@ def test_what_is_not_understood_is_told_with_the_cure(client: Client, path: str,
     assert says in client.error(path, 400)
 
 
+def test_who_opens_it_in_a_browser_reads_what_is_here(client: Client) -> None:
+    status, headers, body = client.ask("/")
+
+    assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert headers["x-content-type-options"] == "nosniff"
+    for said in (
+        "tracekit flows ",
+        "tracekit flow ID ",
+        "tracekit tail ",
+        "/api/flows ",
+        "/api/openapi.json ",
+    ):
+        assert said in body.decode()
+
+
 def test_what_is_not_there_points_to_what_is(client: Client) -> None:
     assert "/api/openapi.json" in client.error("/api/nothing", 404)
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -78,6 +78,25 @@ def test_requests_sent_ahead_are_answered_in_their_order() -> None:
         sender.sendall(WHOLE + WHOLE.replace(b"/v1/traces", b"/v1/nothin") + WHOLE)
 
         assert statuses(sender, 3) == [200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/", 404, "there is nothing here; send to /v1/traces, /v1/logs, /v1/metrics. To read what came: "),
+        ("/v1/traces", 405, "programs send traces here, by POST. To read what came: `tracekit flows`, or "),
+    ],
+)
+def test_who_looks_with_a_browser_is_told_where_to_read(path: str, status: int, said: str) -> None:
+    with CollectorServer() as collector:
+        asked = http.client.HTTPConnection("127.0.0.1", collector.http_port, timeout=30)
+        with closing(asked):
+            asked.request("GET", path)
+            answer = asked.getresponse()
+            told = json.loads(answer.read())["message"]
+
+    assert answer.status == status
+    assert told.startswith(said)
 
 
 def test_a_sender_that_is_too_far_ahead_is_cut_off() -> None:

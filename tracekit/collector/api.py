@@ -60,6 +60,14 @@ _HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+_WELCOME: Final = """\
+tracekit collects here, and answers for the flows that it keeps. There is no page to look at yet.
+
+In a terminal:  tracekit flows       the latest, or those that meet a query
+                tracekit flow ID     one as a tree
+                tracekit tail        each as it is done
+As JSON:        /api/flows           /api/openapi.json describes all there is
+"""
 _Given: TypeAlias = "Mapping[str, str | int]"
 _BROKEN: Final = (OSError, sqlite3.Error)
 
@@ -77,8 +85,9 @@ def create_api(
     the archive, called in a thread.
     """
     api = _Api(archive, now_ns, more)
+    routes = [Route(operation.path, api.endpoint(operation), methods=["GET"]) for operation in OPERATIONS]
     router = Router(
-        [Route(operation.path, api.endpoint(operation), methods=["GET"]) for operation in OPERATIONS],
+        [Route("/", Response(_WELCOME, media_type="text/plain", headers=_HEADERS)), *routes],
         redirect_slashes=False,
         default=_refusal(404, "there is nothing here; /api/openapi.json has all there is"),
     )

@@ -42,6 +42,9 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _ENCODINGS: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
 _CONTENT_TYPES: Final = {encoding: content_type.encode() for content_type, encoding in _ENCODINGS.items()}
 _PATHS: Final[dict[str, Signal]] = {"/v1/traces": "traces", "/v1/logs": "logs", "/v1/metrics": "metrics"}
+_READ: Final = (
+    ". To read what came: `tracekit flows`, or the API at the other port that `tracekit serve` names"
+)
 _PORT: Final = re.compile(r":\d+$")
 _GZIP_WINDOW: Final = 31  # zlib's number for a gzip header and trailer around the largest window
 _MAX_READ_AWAY: Final = 64 * 1024 * 1024
@@ -88,9 +91,9 @@ async def _taken_in(
     signal = _PATHS.get(scope["path"])
     try:
         if signal is None:
-            raise Refusal(404, UNIMPLEMENTED, f"there is nothing here; send to {', '.join(_PATHS)}")
+            raise Refusal(404, UNIMPLEMENTED, f"there is nothing here; send to {', '.join(_PATHS)}{_READ}")
         if scope["method"] != "POST":
-            raise Refusal(405, UNIMPLEMENTED, "send it by POST")
+            raise Refusal(405, UNIMPLEMENTED, f"programs send {signal} here, by POST{_READ}")
         _check_host(headers, hosts)
         if encoding is None:
             raise Refusal(415, INVALID_ARGUMENT, f"the content type must be {' or '.join(_ENCODINGS)}")
