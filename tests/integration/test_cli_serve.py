@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import select
 import signal
 import socket
 import subprocess
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from tests.e2e.programs import environment
 from tests.integration.serving import FREE, PATIENCE_S, TRACEKIT, Ended, serving, tracekit
 from tracekit.sources import ApiSource
-from tracekit.testing.spans import request, shop
+from tracekit.testing.spans import request, shop, span
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +131,24 @@ def test_who_opens_it_to_others_is_warned(tmp_path: Path) -> None:
         "tracekit serve: --host 0.0.0.0: whoever reaches this address can read all flows and send some; "
         "there are no passwords\n"
     )
+
+
+def test_once_its_size_is_reached_it_says_what_that_means_and_how_to_keep_more(tmp_path: Path) -> None:
+    chance = Random(1)
+    with serving(tmp_path, *FREE, "--max-size", "10MB") as server:
+        for number in range(30):
+            noise = {"noise": chance.randbytes(500_000)}  # nothing for a compressor
+            server.send([span("work", start=number, attributes=noise)])
+        assert server.process.stdout is not None
+        ready, _, _ = select.select([server.process.stdout], [], [], PATIENCE_S)
+        said = server.process.stdout.readline() if ready else ""
+        ended = server.end()
+
+    assert said == (
+        "--max-size 10 MB is full: from now on the oldest flows make room for new ones; a larger one keeps "
+        "more\n"
+    )
+    assert (ended.code, ended.err) == (0, "")
 
 
 def test_quiet_it_says_nothing(tmp_path: Path) -> None:

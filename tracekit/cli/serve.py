@@ -186,7 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             for row in _greeting(server, archive.held(), arguments.data, arguments.forward):
                 _say(row, sys.stdout)
-        _watch(archive, stop, complaints)
+        _watch(archive, stop, complaints, quiet=arguments.quiet)
         server.stop()  # what is under way is finished
         held = archive.held()
     if not arguments.quiet:
@@ -221,11 +221,20 @@ class _Complaints(logging.Handler):
             _say(f"tracekit serve: {harmless(trouble)}", sys.stderr)
 
 
-def _watch(archive: Archive, stop: threading.Event, complaints: _Complaints) -> None:
-    """Wait for the end; say meanwhile what goes wrong."""
+def _watch(archive: Archive, stop: threading.Event, complaints: _Complaints, *, quiet: bool) -> None:
+    """Wait for the end; say meanwhile what goes wrong, and once, unless quiet, that there is no room left."""
+    is_told = quiet
     while True:
-        for trouble in archive.held().troubles:
+        held = archive.held()
+        for trouble in held.troubles:
             complaints.say(trouble)
+        if not is_told and archive.counts()["traces"].dropped:
+            is_told = True
+            _say(
+                f"--max-size {size(held.max_bytes)} is full: from now on the oldest flows make room for new "
+                "ones; a larger one keeps more",
+                sys.stdout,
+            )
         if stop.wait(_LOOK_S):
             return
 
