@@ -9,11 +9,14 @@ import socket
 import subprocess
 from random import Random
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 
 import pytest
 
 from tests.e2e.programs import environment
 from tests.integration.serving import FREE, PATIENCE_S, TRACEKIT, Ended, serving, tracekit
+from tracekit.collector.segments import Segments
+from tracekit.otlp import encode_spans
 from tracekit.sources import ApiSource
 from tracekit.testing.spans import request, shop, span
 
@@ -217,3 +220,46 @@ def test_an_address_to_forward_to_that_cannot_be_is_refused(tmp_path: Path) -> N
 
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith("tracekit serve: forwarding to collector: ")
+
+
+def test_it_ends_and_says_why_where_its_directory_is_taken_away(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        server.send(shop())
+        (tmp_path / "data").rename(tmp_path / "away")
+        with pytest.raises(HTTPError) as refused:
+            server.send(shop())
+        server.process.wait(PATIENCE_S)
+        ended = server.end()
+
+    refused.value.close()
+    assert refused.value.code == 503
+    assert (ended.code, ended.out) == (1, "")
+    assert f"{tmp_path / 'data'} was removed or replaced while it was in use" in ended.err
+    assert "Traceback" not in ended.err
+    with serving(tmp_path / "away") as server:
+        assert "1 flow, " in server.greeting
+
+
+def test_it_ends_at_once_while_it_makes_its_index_again_and_loses_nothing(tmp_path: Path) -> None:
+    body = encode_spans([span("work", number) for number in range(2000)])
+    with Segments(tmp_path / "segments", max_bytes=10**9) as segments:
+        for _ in range(400):
+            segments.append(1, body)
+
+    with subprocess.Popen(
+        [*TRACEKIT, "serve", "--data", str(tmp_path), *FREE],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        ended = process.communicate(timeout=PATIENCE_S)
+
+    assert first.startswith("tracekit serve: making the index again: segment 1 of ")
+    assert (process.returncode, ended) == (0, ("", ""))
+    with Segments(tmp_path / "segments", max_bytes=10**9) as segments:
+        assert sum(1 for _ in segments.replay()) == 400

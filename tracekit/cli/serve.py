@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import sys
 import threading
 from contextlib import ExitStack
@@ -25,8 +26,9 @@ from tracekit.sources import API_PORT, DEFAULT_SERVER, LOOPBACK, ApiSource, Sour
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tracekit.collector.archive import Archive, Held
+    from tracekit.collector.archive import Held
     from tracekit.collector.cut import Json
+    from tracekit.collector.disk import DiskStore
     from tracekit.collector.server import CollectorServer
 
 HELP: Final = "collect telemetry on this machine: keep every flow, answer questions"
@@ -45,7 +47,7 @@ goes. `tracekit flows`, `flow`, `tail` and `doctor` ask it; so can anything else
 
 _UNITS: Final = ("", "K", "M", "G", "T")
 _LEAST_BYTES: Final = 10_000_000
-_LOOK_S: Final = 2.0
+_LOOK_S: Final = 1.0
 _MAX_COMPLAINTS: Final = 1000
 
 
@@ -137,11 +139,18 @@ def _headers() -> Mapping[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     terminal.speak_plainly()
-    stop = threading.Event()
+    end = _End()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A shell that runs us in the background, and nohup, have them ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, end)
+    try:
+        return _serve(arguments, end)
+    except _EndedError:
+        return 0
+
+
+def _serve(arguments: argparse.Namespace, end: _End) -> int:
     try:
         from tracekit.collector.api import create_api
         from tracekit.collector.app import LOOPBACK as NAMES
@@ -162,9 +171,9 @@ def run(arguments: argparse.Namespace) -> int:
             forward = arguments.forward and Forwarder(
                 arguments.forward, protocol=arguments.forward_protocol, headers=_headers()
             )
-            archive = started.enter_context(
-                DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
-            )
+            archive = DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
+            end.is_awaited = True
+            started.callback(_close, archive, complaints)
             hosts = NAMES if arguments.host in NAMES else None
             server: CollectorServer = CollectorServer(
                 archive,
@@ -186,12 +195,39 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             for row in _greeting(server, archive.held(), arguments.data, arguments.forward):
                 _say(row, sys.stdout)
-        _watch(archive, stop, complaints, quiet=arguments.quiet)
+        try:
+            _watch(archive, end.asked, complaints, quiet=arguments.quiet)
+        except FolderError as error:
+            return terminal.fail("serve", error)
         server.stop()  # what is under way is finished
         held = archive.held()
     if not arguments.quiet:
         _say(f"\nended: {_amount(held)} in {arguments.data}", sys.stdout)
     return 0
+
+
+class _EndedError(BaseException):
+    """Somebody asked for the end before there was anything to finish."""
+
+
+class _End:
+    """What signals call: ends what begins at once, and lets what runs end what it does."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.is_awaited = False
+
+    def __call__(self, *_: object) -> None:
+        self.asked.set()
+        if not self.is_awaited:
+            raise _EndedError
+
+
+def _close(archive: DiskStore, complaints: _Complaints) -> None:
+    try:
+        archive.close()
+    except (OSError, sqlite3.Error) as error:
+        complaints.say(f"{archive.folder.path} was not closed well: {error}")
 
 
 def _say(text: str, stream: TextIO) -> None:
@@ -221,10 +257,14 @@ class _Complaints(logging.Handler):
             _say(f"tracekit serve: {harmless(trouble)}", sys.stderr)
 
 
-def _watch(archive: Archive, stop: threading.Event, complaints: _Complaints, *, quiet: bool) -> None:
-    """Wait for the end; say meanwhile what goes wrong, and once, unless quiet, that there is no room left."""
+def _watch(archive: DiskStore, stop: threading.Event, complaints: _Complaints, *, quiet: bool) -> None:
+    """Wait for the end; say meanwhile what goes wrong, and once, unless quiet, that there is no room left.
+
+    Raises FolderError where the directory is gone.
+    """
     is_told = quiet
     while True:
+        archive.folder.check()
         held = archive.held()
         for trouble in held.troubles:
             complaints.say(trouble)

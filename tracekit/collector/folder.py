@@ -62,6 +62,19 @@ class Folder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
+    def check(self) -> None:
+        """Raises FolderError where the directory, its lock or its segments are not there any more."""
+        try:
+            is_ours = os.path.samestat((self.path / _LOCK).stat(), os.fstat(self._lock))
+            if is_ours and self.segments.is_dir():
+                return
+        except FileNotFoundError:
+            pass
+        raise FolderError(
+            f"{self.path} was removed or replaced while it was in use, and what was in it is gone. "
+            "Start again, and leave it alone meanwhile"
+        )
+
     def close(self) -> None:
         """Let others have it. The lock's file stays: deleted, it could be locked twice."""
         lock, self._lock = self._lock, -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -82,7 +83,12 @@ class Segments:
         self._damage = Damage()
         self._troubles: deque[str] = deque(maxlen=_MAX_TROUBLES)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._open()
+        self._directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._directory)
+            raise
 
     # -- what is there ------------------------------------------------------------------------------
 
@@ -130,14 +136,17 @@ class Segments:
         """Write a payload; it is in the file when this returns.
 
         Raises OSError where it cannot be written, and then nothing of it is kept: the next may be tried.
-        ValueError for more than MAX_PAYLOAD_BYTES.
+        ValueError for more than MAX_PAYLOAD_BYTES. A segment that somebody deletes under it is ended.
         """
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes, this one {len(payload)}")
         with self._lock:
             if self._is_closed:
                 raise ValueError("these segments are closed")
-            if self._file < 0 or self._end >= self._segment_bytes:
+            self.check()
+            if is_deleted := self._file >= 0 and not os.fstat(self._file).st_nlink:
+                self._say(f"{self._path(self._number)} was deleted; what was in it is lost")
+            if self._file < 0 or is_deleted or self._end >= self._segment_bytes:
                 self._begin_segment()
             if self._block_at < 0 or self._block_bytes >= BLOCK_BYTES or self._block_chunks >= _BLOCK_CHUNKS:
                 self._writer.begin_block()
@@ -161,8 +170,20 @@ class Segments:
                 self._recent.put(place, payload)
         return place
 
+    def check(self) -> None:
+        """Raises OSError where the folder is not there any more: what is written would be nowhere."""
+        try:
+            if os.path.samestat(os.stat(self._folder), os.fstat(self._directory)):  # noqa: PTH116 - cheaper
+                return
+        except FileNotFoundError:
+            pass
+        raise OSError(
+            errno.ESTALE, "the data directory was removed or replaced: start again", str(self._folder)
+        )
+
     def sync(self) -> None:
         """What was appended before outlives the machine now. Holds up no other call. Raises OSError."""
+        self.check()
         with self._state:
             numbers, self._unsynced = self._unsynced, set()
         try:
@@ -192,13 +213,16 @@ class Segments:
             return number
 
     def close(self) -> None:
-        """Sync, and write no more."""
-        self.sync()
-        with self._lock:
-            self._is_closed = True
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+        """Sync, and write no more. Raises OSError, and is closed all the same."""
+        try:
+            if not self._is_closed:
+                self.sync()
+        finally:
+            with self._lock:
+                self._is_closed = True
+                for file in {self._file, self._directory} - {-1}:
+                    os.close(file)
+                self._file = self._directory = -1
 
     def __enter__(self) -> Self:
         return self

@@ -145,3 +145,21 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 
     assert (tmp_path / "photo.jpg").read_bytes() == b"mine"
     assert (tmp_path / "version").read_text() == "99"
+
+
+@pytest.mark.parametrize("gone", ["", "segments", "tracekit.lock"])
+def test_a_directory_that_is_taken_away_is_missed(tmp_path: Path, gone: str) -> None:
+    with Folder(tmp_path / "data") as folder:
+        Segments(folder.segments, max_bytes=1).close()
+        folder.check()
+        (folder.path / gone).rename(tmp_path / "away")
+
+        with pytest.raises(FolderError, match="data was removed or replaced while it was in use"):
+            folder.check()
+
+
+def test_a_directory_in_the_place_of_another_is_told_from_it(tmp_path: Path) -> None:
+    with Folder(tmp_path / "data") as folder:
+        folder.path.rename(tmp_path / "away")
+        with Folder(folder.path), pytest.raises(FolderError, match="removed or replaced"):
+            folder.check()

@@ -525,3 +525,35 @@ def test_readers_and_a_writer_do_not_disturb_each_other(tmp_path: Path) -> None:
 
         assert failures == []
         assert (segments.damage, segments.troubles) == (Damage(), ())
+
+
+# -- taken away -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_taken_where_the_folder_is_gone(tmp_path: Path) -> None:
+    with opened(tmp_path / "segments") as segments:
+        segments.append(1, b"before")
+        (tmp_path / "segments").rename(tmp_path / "away")
+        with pytest.raises(OSError, match="the data directory was removed or replaced"):
+            segments.append(1, b"after")
+        with pytest.raises(OSError, match="the data directory was removed or replaced"):
+            segments.sync()
+
+        (tmp_path / "away").rename(tmp_path / "segments")
+        place = segments.append(1, b"back again")
+
+    with cold(tmp_path / "segments") as found:
+        assert [payload for _, _, payload in found.replay()] == [b"before", b"back again"]
+        assert found.read(place) == b"back again"
+
+
+def test_a_newest_segment_that_is_deleted_costs_what_was_in_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as segments:
+        segments.append(1, b"lost")
+        (newest,) = files(tmp_path)
+        newest.unlink()
+        segments.append(1, b"kept")
+
+        assert segments.troubles == (f"{newest} was deleted; what was in it is lost",)
+    with cold(tmp_path) as found:
+        assert [payload for _, _, payload in found.replay()] == [b"kept"]
