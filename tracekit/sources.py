@@ -212,12 +212,17 @@ class ApiSource:
         except HTTPError as error:
             with error:
                 raise self._refusal(error) from error
-        except _BROKEN as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            raise NotReachedError(
-                f"nobody answers at {self.url} ({_said(reason)}). Start it: tracekit serve; "
-                "or say where it is: --server URL"
-            ) from error
+        except OSError as error:  # http.client's, where it hangs up, too
+            raise self._unreached(error) from error
+        except http.client.HTTPException as error:
+            raise self._strange(" (no HTTP, or none that can be read)") from error
+
+    def _unreached(self, error: OSError) -> NotReachedError:
+        reason = error.reason if isinstance(error, URLError) else error
+        return NotReachedError(
+            f"nobody answers at {self.url} ({_said(reason)}). Start it: tracekit serve; "
+            "or say where it is: --server URL"
+        )
 
     def _refusal(self, error: HTTPError) -> SourceError:
         """The server's own words, where it is one of ours."""

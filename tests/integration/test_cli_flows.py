@@ -208,8 +208,8 @@ def test_an_id_that_no_flow_has_is_said_with_what_to_do(server: Serving) -> None
     assert tracekit_here("flow", "00000000", "--server", server.api) == Ended(
         1,
         "",
-        "tracekit flow: no flow is called 00000000: it never came, or was dropped to make room; /api/flows "
-        "lists those kept\n",
+        "tracekit flow: no flow is called 00000000: it never came, or was dropped to make room; `tracekit "
+        "flows` lists those kept\n",
     )
 
 

@@ -145,6 +145,22 @@ def test_a_refusal_is_in_the_server_s_own_words(status: str, kind: type[SourceEr
     assert str(refused.value) == "there is no flow abcd; look at /api/flows"
 
 
+@pytest.mark.parametrize("said", [b"\x00\x00\x1e\x04\x00" * 9, b"SSH-2.0-OpenSSH\r\n"])
+def test_a_server_that_speaks_no_http_is_named_without_what_it_said(said: bytes) -> None:
+    with answering(said) as source, pytest.raises(SourceError) as failed:
+        source.find("")
+
+    assert str(failed.value) == (
+        f"what answers at {source.url} is no `tracekit serve` of this version (no HTTP, or none that can be "
+        "read); say where that is: --server URL"
+    )
+
+
+def test_a_server_that_hangs_up_is_not_reached() -> None:
+    with answering(b"") as source, pytest.raises(NotReachedError, match="nobody answers at"):
+        source.find("")
+
+
 def test_an_answer_that_breaks_off_is_no_answer() -> None:
     cut = answer(b'{"flows": []', length=1000)
     with answering(cut) as source, pytest.raises(NotReachedError, match="broke off in the middle"):

@@ -77,12 +77,12 @@ def _id(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     from tracekit.flow import kin
-    from tracekit.sources import SourceError
+    from tracekit.sources import NotFoundError, SourceError
 
     terminal.speak_plainly()
+    flow_id = arguments.id
     try:
         source = terminal.source(arguments)
-        flow_id = arguments.id
         if flow_id is None:
             latest = source.find("", limit=1).flows
             if not latest:
@@ -97,6 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
         later = (each for each in _kin(source, flow, kin.later(flow)) if kin.lost(each.flow))
         goes_on_in = list(islice(later, kin.MAX_KIN))
         lines = source.logs(flow.id) if arguments.logs else ()
+    except NotFoundError:
+        return terminal.fail(
+            "flow",
+            f"no flow is called {flow_id}: it never came, or was dropped to make room; `tracekit "
+            "flows` lists those kept",
+        )
     except SourceError as error:
         return terminal.fail("flow", error)
     from tracekit.flow import render
