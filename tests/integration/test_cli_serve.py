@@ -110,6 +110,10 @@ def test_a_port_that_another_tracekit_has_is_named_with_it(tmp_path: Path) -> No
             lambda data: (data.mkdir(), (data / "tracekit.version").write_text("99")),
             "was written by a newer tracekit",
         ),
+        (
+            lambda data: (data / "index.db").mkdir(parents=True),
+            "index.db is a directory, where a file is meant. Move it away, or give another directory",
+        ),
     ],
 )
 def test_a_directory_that_cannot_be_is_refused_with_the_cure(
@@ -123,6 +127,26 @@ def test_a_directory_that_cannot_be_is_refused_with_the_cure(
     assert (refused.code, refused.out) == (1, "")
     assert complaint in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_a_disk_without_room_for_an_index_is_refused_with_the_cure(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from tracekit import cli;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--data", str(tmp_path / "data"), *FREE],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.search(r"data cannot be used: .+\. Make room on its disk, or give another", refused.stderr)
+    assert "Traceback" not in refused.stderr
 
 
 def test_who_opens_it_to_others_is_warned(tmp_path: Path) -> None:

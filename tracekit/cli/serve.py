@@ -48,6 +48,7 @@ goes. `tracekit flows`, `flow`, `tail` and `doctor` ask it; so can anything else
 _UNITS: Final = ("", "K", "M", "G", "T")
 _LEAST_BYTES: Final = 10_000_000
 _LOOK_S: Final = 1.0
+_ROOM: Final = "Make room on its disk, or give another directory with --data"
 _MAX_COMPLAINTS: Final = 1000
 
 
@@ -188,6 +189,8 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             started.enter_context(server)
         except (FolderError, OSError, ValueError) as error:
             return terminal.fail("serve", error)
+        except sqlite3.Error as error:
+            return terminal.fail("serve", f"{arguments.data} cannot be used: {error}. {_ROOM}")
         except CollectorError as error:
             return terminal.fail("serve", f"{error}{_neighbour(arguments)}")
         if hosts is None:

@@ -44,6 +44,10 @@ class Folder:
             raise _unusable(path, error) from error
         try:
             self._hold()
+            if self.index.is_dir():
+                raise FolderError(
+                    f"{self.index} is a directory, where a file is meant. Move it away, or {_CURE}"
+                )
             bring_forward(path, VERSION, MIGRATIONS)
         except OSError as error:
             self.close()
