@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from random import Random
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError

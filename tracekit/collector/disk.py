@@ -23,13 +23,12 @@ from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder
 from tracekit.collector.history import MetricHistory
-from tracekit.collector.index import MAX_NAME, MAX_NAMES, Growth, Index
+from tracekit.collector.index import Growth, Index
 from tracekit.collector.reach import flow_spans
 from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
 from tracekit.collector.store import Counts
 from tracekit.flow import Knowledge, build_flow, facts
 from tracekit.flow.search import AttributeTerm, destinations, matches
-from tracekit.model import Kind
 from tracekit.otlp import OtlpError, decode_logs, decode_spans, encode_logs, encode_spans
 from tracekit.otlp.scan import Scanner, strands_of
 from tracekit.otlp.select import select_spans
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from tracekit.flow.search import Query
     from tracekit.model import LogLine, Metric, Service, Span
     from tracekit.otlp import Signal
-    from tracekit.otlp.scan import Entry, Strand
+    from tracekit.otlp.scan import Strand
 
 MAX_DISK_BYTES: Final = 1024 * 1024 * 1024
 MAX_FLOW_SPANS: Final = 20_000
@@ -84,7 +83,6 @@ _LED: Final = 0.0
 _LATE_S: Final = 10.0
 """What has been quiet for so long is not expected to go on."""
 
-_CALLS: Final = frozenset({Kind.SERVER.value, Kind.CLIENT.value})
 _logger = logging.getLogger("tracekit")
 
 
@@ -216,19 +214,16 @@ class DiskStore:
         self, place: int, strands: Sequence[Strand], known: Collection[bytes] = frozenset()
     ) -> None:
         """Add what came to what waits for being written. The rows of `known` ids have this chunk already."""
+        if len(self._growths) > _MAX_GROWTHS:
+            self._attempt(self._flush_all)
         now_s = time.monotonic()
-        spans = sum(strand.spans for strand in strands)
-        self._came += spans
-        self._count(place, spans, 0)
         growths = self._growths
+        spans = 0
         for strand in strands:
-            trace, flow, service, start, end, number, errors, unended, entry, mentioned, named = strand
-            if len(growths) > _MAX_GROWTHS:
-                self._attempt(self._flush_all)
-                growths = self._growths
-            own = flow or trace
-            for other in mentioned if flow == trace else (*mentioned, trace):
-                if other != own and other not in known:
+            trace, own = strand.trace_id, strand.flow_id or strand.trace_id
+            spans += strand.spans
+            if own != trace or strand.mentioned:
+                for other in {trace, *strand.mentioned} - {own, *known}:
                     self._mention(other, place, now_s)
             if own in known:
                 continue
@@ -236,23 +231,9 @@ class DiskStore:
             if growth is None:
                 growth = growths[own] = Growth(now_s, place)
             growth.touched_s = now_s
-            if not growth.places or growth.places[-1] != place:
-                growth.places += (place,)
-            if not growth.spans or start < growth.start_ns:
-                growth.start_ns = start
-            growth.spans += number
-            growth.errors += errors
-            growth.open += unended
-            if end > growth.end_ns:
-                growth.end_ns = end
-            if service.name not in growth.services and len(growth.services) < MAX_NAMES:
-                growth.services += (service.name[:MAX_NAME],)
-            for name in named:
-                name = name[:MAX_NAME]
-                if name not in growth.named and len(growth.named) < MAX_NAMES:
-                    growth.named += (name,)
-            if entry is not None and not growth.is_listed:
-                _note_entry(growth, entry, service)
+            growth.add(strand, place)
+        self._came += spans
+        self._count(place, spans, 0)
 
     def _note_lines(
         self, place: int, lines: Sequence[LogLine], known: Collection[bytes] = frozenset()
@@ -269,8 +250,7 @@ class DiskStore:
         if growth is None:
             growth = self._growths[id_] = Growth(now_s, place)
         growth.touched_s = now_s
-        if not growth.places or growth.places[-1] != place:
-            growth.places += (place,)
+        growth.note_place(place)
 
     def _count(self, place: int, spans: int, lines: int) -> None:
         counted = self._held.setdefault(place >> OFFSET_BITS, [0, 0])
@@ -625,7 +605,7 @@ class DiskStore:
     def held(self) -> Held:
         with self._lock:
             troubles = (*self._troubles, *self._segments.troubles)
-            flows = self._index.flows() + sum(growth.is_listed for growth in self._growths.values())
+            flows = self._index.flows() + sum(growth.entry is not None for growth in self._growths.values())
         return Held(
             flows=flows,
             bytes=self._bytes(),
@@ -688,15 +668,6 @@ def summary_of(flow: Flow) -> Summary:
         is_settled=not flow.open_spans,
         is_analysed=True,
     )
-
-
-def _note_entry(growth: Growth, entry: Entry, service: Service) -> None:
-    name, kind, began, ended = entry
-    growth.is_listed = True
-    growth.name = name[:MAX_NAME]
-    growth.service = service.name[:MAX_NAME]
-    if ended and kind in _CALLS:
-        growth.response_ns = max(ended - began, 0)
 
 
 def _is_of(line: LogLine, flow_id: str, spans: Collection[tuple[str, str]]) -> bool:

@@ -18,18 +18,22 @@ import struct
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tracekit.collector.archive import Summary
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.flow.search import NumberTerm, TextTerm, Word
+from tracekit.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tracekit.flow.search import Query, Term
+    from tracekit.otlp.scan import Entry, Strand
 
+_CALLS: Final = frozenset({Kind.SERVER.value, Kind.CLIENT.value})
 _SCHEMA: Final = """
 create table if not exists flow(
     id blob, listed int, start int, completion int, response int, waited int, spans int,
@@ -96,7 +100,10 @@ class Shape(NamedTuple):
 
 @dataclass(slots=True)
 class Growth:
-    """What came for an id since its row was written. Times in Unix ns; `entry` as in a strand."""
+    """What came for an id since its row was written: first at `began_s`, last at `touched_s`, of one clock.
+
+    Times in Unix ns; `entry` and `service` are those with which the flow begins.
+    """
 
     began_s: float
     first_place: int
@@ -106,14 +113,36 @@ class Growth:
     spans: int = 0
     errors: int = 0
     open: int = 0
-    response_ns: int | None = None
-    is_listed: bool = False
-    name: str = ""
+    entry: Entry | None = None
     service: str = ""
     services: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
     logs: tuple[int, ...] = ()
+
+    def add(self, strand: Strand, place: int) -> None:
+        """Spans came, at a place that no later one is before."""
+        if not self.spans or strand.start_ns < self.start_ns:
+            self.start_ns = strand.start_ns
+        if strand.end_ns > self.end_ns:
+            self.end_ns = strand.end_ns
+        self.spans += strand.spans
+        self.errors += strand.errors
+        self.open += strand.open
+        name = strand.service.name
+        if name not in self.services and len(self.services) < MAX_NAMES:
+            self.services += (name[:MAX_NAME],)
+        if strand.destinations != self.named:
+            names = (name[:MAX_NAME] for name in self.named + strand.destinations)
+            self.named = tuple(dict.fromkeys(names))[:MAX_NAMES]
+        if self.entry is None and strand.entry is not None:
+            self.entry, self.service = strand.entry, name[:MAX_NAME]
+        self.note_place(place)
+
+    def note_place(self, place: int) -> None:
+        """Something at this place mentions the id."""
+        if not self.places or self.places[-1] != place:
+            self.places += (place,)
 
 
 class Index:
@@ -172,23 +201,30 @@ class Index:
         self._writer.executemany(_UPSERT, (self._grown(id_, growth) for id_, growth in growths))
 
     def _grown(self, id_: bytes, grown: Growth) -> tuple[object, ...]:
-        shape = grown.name, grown.service, None, grown.services, grown.named, ()
-        number = self._shapes.get(shape) or self._shape(shape)
-        places, logs = grown.places, grown.logs
+        entry, places, logs = grown.entry, grown.places, grown.logs
+        response = None
+        if entry is None:
+            shape = "", "", None, grown.services, grown.named, ()
+        else:
+            name, kind, began, ended = entry
+            shape = name[:MAX_NAME], grown.service, None, grown.services, grown.named, ()
+            if ended and kind in _CALLS:
+                response = _time(ended - began)
+        start = _time(grown.start_ns)
         return (
             id_,
-            grown.is_listed,
-            _time(grown.start_ns) if grown.spans else None,
-            _time(grown.end_ns - grown.start_ns, _time(grown.start_ns)),
-            None if grown.response_ns is None else _time(grown.response_ns),
+            entry is not None,
+            start if grown.spans else None,
+            _time(grown.end_ns - grown.start_ns, start),
+            response,
             grown.spans,
             grown.errors,
             grown.open,
-            number,
+            self._shapes.get(shape) or self._shape(shape),
             not places,  # log lines alone say nothing new of the flow
-            (max(places[-1], logs[-1]) if places and logs else (places or logs)[-1]) >> OFFSET_BITS,
-            struct.pack(f"<{len(places)}q", *places),
-            struct.pack(f"<{len(logs)}q", *logs) if logs else b"",
+            max(places[-1:] + logs[-1:]) >> OFFSET_BITS,
+            _packed(places),
+            _packed(logs) if logs else b"",
         )
 
     def note_built(self, summaries: Iterable[Summary]) -> None:
@@ -397,7 +433,16 @@ _SIGNS: Final = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=
 
 def _time(ns: int, since: int = 0) -> int:
     """In SQLite's 64 bits, whatever clock it is from; with `since`, the sum of both is too."""
-    return max(0, min(ns, _LAST - since))
+    return ns if 0 <= ns <= _LAST - since else max(0, min(ns, _LAST - since))
+
+
+def _packed(places: Sequence[int]) -> bytes:
+    return _places_of(len(places)).pack(*places)
+
+
+@cache
+def _places_of(number: int) -> struct.Struct:
+    return struct.Struct(f"<{number}q")
 
 
 _LAST: Final = (1 << 63) - 1
