@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tracekit import semconv
 from tracekit.flow import facts
 from tracekit.flow.breaks import NOTHING_KNOWN, Break, Knowledge, breaks_of
 from tracekit.flow.closure import Membership, memberships
@@ -113,9 +112,8 @@ class Flow:
 
     @property
     def retries(self) -> int:
-        """Further tries: calls sent again, and messages consumed again after a failure."""
-        resent = sum(1 for s in self.spans if (facts.number(s.attributes, _RESENT) or 0) > 0)
-        return resent + sum(
+        """Further tries: calls and messages sent again, and messages consumed again after a failure."""
+        return sum(map(facts.resends, self.spans)) + sum(
             1 for tries in self._consumptions() for earlier in tries[:-1] if earlier.status is Status.ERROR
         )
 
@@ -143,9 +141,6 @@ class Flow:
                 key = (edge.creation.trace_id, edge.creation.span_id, edge.consumer)
                 tries[key].append(edge.consuming)
         return list(tries.values())
-
-
-_RESENT = semconv.HTTP_REQUEST_RESEND_COUNT
 
 
 def build_flows(spans: Iterable[Span], *, known: Knowledge = NOTHING_KNOWN) -> tuple[Flow, ...]:

@@ -11,6 +11,8 @@ from tracekit.model import Attributes, Kind, Link, Span
 _IS_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
 _OLD_OPERATIONS: Final = {"publish": "send", "deliver": "process"}
 """Operation types that conventions before 1.27 had."""
+_MOST_RESENDS: Final = 1_000_000
+"""No client tries so often; a span that says so must not make the sum of a flow a number of any size."""
 
 
 def text(attributes: Attributes, *names: str) -> str | None:
@@ -94,6 +96,13 @@ def group(span: Span) -> str | None:
 def consumer(span: Span) -> str:
     """Who consumes: the consumer group, or the service where no group is known."""
     return group(span) or span.service.name
+
+
+def resends(span: Span) -> int:
+    """How often a client sent again: a call that is a further try is one, a send tells its number."""
+    if (number(span.attributes, semconv.HTTP_REQUEST_RESEND_COUNT) or 0) > 0:
+        return 1
+    return min(max(number(span.attributes, semconv.RETRIES) or 0, 0), _MOST_RESENDS)
 
 
 def http_status(span: Span) -> int | None:

@@ -244,9 +244,11 @@ def _rows(flow: Flow, names: tuple[str, ...]) -> Iterator[_Row]:
         if edge_in is not None and edge_in.wait is not None:
             yield _wait_row(edge_in, f"{own}{_waited(edge_in)}")
             own, below = f"{below}└ ", f"{below}  "
-        cause = _cause(tree.spans[item])
-        text = f"{own}{names[item]}{': ' if cause else ''}{cause}"
-        yield _span_row(tree.spans[item], text, flow.end_ns)
+        span = tree.spans[item]
+        cause = _cause(span)
+        again = facts.resends(span) if facts.is_producing(span) else 0
+        tries = f", {counted(again, 'retry')}" if again else ""
+        yield _span_row(span, f"{own}{names[item]}{tries}{': ' if cause else ''}{cause}", flow.end_ns)
         inner: list[int | MessageEdge] = [*elsewhere[item], *tree.children[item]]
         deeper = len(below) < 2 * _DEEPEST
         for index in range(len(inner) - 1, -1, -1):

@@ -298,6 +298,18 @@ def test_a_message_consumed_again_after_a_failure_is_a_retry_else_a_duplicate() 
     assert (flow.retries, flow.duplicates) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("told", "retries"), [(2, 2), (0, 0), (-3, 0), ("2", 0), (True, 0), (2**63 - 1, 1_000_000)]
+)
+def test_a_message_that_its_client_sent_again_counts_as_often(told: str | int, retries: int) -> None:
+    entry = request()
+    again = called("http://b/x", 20, 30, parent=entry, resend=2)
+    send = sent(parent=entry, attributes={"tracekit.messaging.retries": told})
+
+    assert build_flow([entry, send]).retries == retries
+    assert build_flow([entry, again, send]).retries == retries + 1
+
+
 def test_build_flow_asks_which_of_several() -> None:
     with pytest.raises(ValueError, match="2 flows in these spans; say which one"):
         build_flow([request(), span("nightly")])

@@ -126,6 +126,16 @@ def test_an_error_says_what_failed(failure: Span, why: str) -> None:
     assert render_line(flow).endswith(f"(1 error{': orders POST /orders' if why else ''}{why})")
 
 
+@pytest.mark.parametrize(("failed", "why"), [(False, ""), (True, ": KafkaTimeoutError")])
+def test_a_send_says_how_often_it_was_tried_again(failed: bool, why: str) -> None:
+    told = {"tracekit.messaging.retries": 2} | ({"error.type": "KafkaTimeoutError"} if failed else {})
+    flow = build_flow([sent(failed=failed, attributes=told)])
+
+    assert " · 2 retries · " in render(flow)
+    assert render(flow).splitlines()[-1].startswith(f"orders  send orders, 2 retries{why} ")
+    assert "(2 retries" in render_line(flow)
+
+
 def test_of_several_errors_the_innermost_is_named() -> None:
     entry = replace(request(), status=Status.ERROR, attributes={"error.type": "500"})
     charge = span("charge", 1, 5, parent=entry, service="payment", attributes={"error.type": "BankError"})
