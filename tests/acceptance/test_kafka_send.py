@@ -170,6 +170,7 @@ def test_case_05_an_error_of_the_delivery_is_an_error_of_the_send(kafka: Kafka, 
         **labels,
         "messaging.client.id": producer.config["client_id"],
         "tracekit.flow.id": span.trace_id,
+        "tracekit.messaging.retries": 1,  # the first request was given up after 700 ms
     }
     assert points(flows, "messaging.client.sent.messages") == [(labels, 1, 0)]
     ((found, _, count),) = points(flows, "messaging.client.operation.duration")

@@ -22,6 +22,7 @@ from tracekit.messaging.contrib import ContribTurn, keep, stand_down
 from tracekit.messaging.loop import ConsumerLoop
 from tracekit.messaging.processing import Process
 from tracekit.messaging.receiving import Receiver
+from tracekit.messaging.retries import note_retries
 from tracekit.messaging.sending import Sending, send, settle
 from tracekit.patching import Names
 
@@ -89,6 +90,8 @@ class Engine:
         """What replaces the function of a hook."""
         if hook.scope == "carry":
             return functools.partial(_carrying, hook.callback)
+        if hook.scope == "retry":
+            return functools.partial(_retrying, transport)
         if hook.scope == "iterate":
             return functools.partial(self._iterating, transport)
         if hook.operation == "receive":
@@ -99,10 +102,13 @@ class Engine:
         """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""
         kept = transport.package in self._by_contrib
         if transport.contrib:
-            targets = [hook.target for hook in transport.hooks]
+            targets = [hook.target for hook in transport.hooks if hook.scope != "retry"]
             (keep if kept else stand_down)(transport.contrib, targets, patches)
         for hook in transport.hooks:
-            if not kept or hook.scope == "iterate":
+            if kept and hook.scope != "iterate":
+                continue
+            # A release of the client that lacks one of these functions loses what hangs on it, and no more.
+            with shielded(f"a hook on {hook.target}"):
                 patches.wrap(hook.target, self.wrapper(transport, hook))
 
     def turn(self, transport: Transport, message: Message, record: object, client: object) -> Turn:
@@ -248,6 +254,22 @@ class Engine:
 def is_suppressed() -> bool:
     """Whether the application asked for no instrumentation here."""
     return bool(otel.get_current().get(_SUPPRESS_INSTRUMENTATION_KEY))
+
+
+def _retrying(transport: Transport, function: Function) -> Function:
+    """What the client calls, in a thread of its own, to send messages once more."""
+    names = Names(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        with shielded("retries"):
+            bound = names.bind(args, kwargs)
+            if bound is not None:
+                note_retries(transport, bound)
+        return result
+
+    return call
 
 
 def _carrying(parameter: str, function: Function) -> Function:

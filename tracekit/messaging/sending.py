@@ -14,6 +14,7 @@ from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import sound
+from tracekit.messaging.retries import Retriable
 from tracekit.tracing.errors import record_error
 from tracekit.tracing.quick import QuickSpan
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tracekit.messaging.transport import Call, Headers, Hook, Message, Transport
 
 
-class Sending:
+class Sending(Retriable):
     """One send or settle under way. Called with the broker's answer, in whatever thread that comes."""
 
     __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_stamped")
@@ -38,6 +39,7 @@ class Sending:
         self._shape = shape
         self._span = span
         self._start_ns = start_ns
+        self.retries = None
         self.call = call
         self.is_stamped = False
         """Whether the call carries our headers."""
@@ -67,6 +69,8 @@ class Sending:
         span, shape, telemetry = self._span, self._shape, self._telemetry
         failure = ""
         try:
+            if self.retries is not None:
+                self.retries.tell(span)
             if error is not None:
                 failure = type(error).__name__
                 record_error(span, error)

@@ -59,12 +59,13 @@ class Hook:
     `call`: the call is the operation. `iterate`: it gives an iterator of messages, each turn of which
     is processed in its own scope. `callback`: the parameter named `callback` holds the handler.
     `carry`: the parameter named `callback` holds a function that must run in its caller's context.
+    `retry`: the client sends messages once more by itself; `Transport.resent` says which.
     """
 
     target: str
     operation: Operation
     name: str
-    scope: Literal["call", "iterate", "callback", "carry"] = "call"
+    scope: Literal["call", "iterate", "callback", "carry", "retry"] = "call"
     callback: str = ""
 
 
@@ -102,6 +103,11 @@ class Transport(Source, Protocol):
 
     def listen(self, result: object, answered: Answered) -> bool:
         """Have the broker's answer told. False: the result is the answer, there is nothing to wait for."""
+        ...
+
+    def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
+        """The messages that the call of a `retry` hook sends once more: the `result` for `listen`, and
+        all who listen there, a list in which who comes later will be too. Empty without such hooks."""
         ...
 
     def answer(self, call: Call, result: object) -> Facts:

@@ -34,6 +34,11 @@ class KafkaPython:
         Hook("kafka.producer.kafka:KafkaProducer.send", "send", "send"),
         Hook("kafka.producer.future:FutureRecordMetadata.add_callback", "send", "send", "carry", "f"),
         Hook("kafka.producer.future:FutureRecordMetadata.add_errback", "send", "send", "carry", "f"),
+        Hook("kafka.producer.producer_batch:ProducerBatch.retry", "send", "send", "retry"),
+        # A batch too large for the broker is sent again in halves, without a call of `retry`.
+        Hook(
+            "kafka.producer.record_accumulator:RecordAccumulator.split_and_reenqueue", "send", "send", "retry"
+        ),
         Hook("kafka.consumer.group:KafkaConsumer.__iter__", "process", "process", "iterate"),
         Hook("kafka.consumer.group:KafkaConsumer.__next__", "receive", "poll"),
         Hook("kafka.consumer.group:KafkaConsumer.poll", "receive", "poll"),
@@ -80,6 +85,15 @@ class KafkaPython:
         Future.add_callback(result, answered)
         Future.add_errback(result, functools.partial(answered, None))
         return True
+
+    def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
+        # By private names: the client has no others for it.
+        batch: Any = call.get("batch", call["self"])
+        return [
+            (future, future._callbacks)  # noqa: SLF001
+            for future in batch._record_futures  # noqa: SLF001
+            if not future.is_done
+        ]
 
     def answer(self, call: Call, result: Any) -> Facts:
         if "topic" not in call or result is None:
