@@ -10,7 +10,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # Services and tests start many processes: without bytecode each of them compiles everything again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test test-real lint format bench lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -20,6 +20,10 @@ demo: $(READY)  ## the shop, and its orders as flows (ARGS=--once: one order in 
 
 test: $(READY)  ## all tests (ARGS="-k case_12": some)
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-real: $(READY)  ## the tests with the real Kafka, Collector, Jaeger, Prometheus (made once, a quarter of an hour)
+	@$(BIN)/python -m tests.integration.servers
+	@$(BIN)/python -m pytest -m real tests/real $(ARGS)
 
 lint: $(READY)  ## format, style, types and import order
 	@$(BIN)/ruff format --check .
