@@ -117,6 +117,9 @@ def test_a_query_chooses_among_them(server: Serving, query: str, ids: list[str])
 def test_a_query_that_nothing_meets_and_one_that_cannot_be_read_say_so(server: Serving) -> None:
     assert ask(server, "flows", "service=nobody") == "no flow meets: service=nobody\n"
     refused = tracekit_here("flows", "colour", "=", "red", "--server", server.api)
+    assert ask(server, "flows", "name=POST /orders") == (
+        """no flow meets: name=POST /orders (perhaps you meant 'name="POST /orders"')\n"""
+    )
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith("tracekit flows: ")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         flows = list(found)
         if not flows:
-            print(f"no flow meets: {query}" if query else terminal.no_flows(server))
+            print(_none_meets(query) if query else terminal.no_flows(server))
             return 0
     except SourceError as error:
         return terminal.fail("flows", error)
@@ -73,6 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
     for row in table(flows, datetime.now().astimezone(), width=terminal.width(), color=color):
         print(row)
     return 0
+
+
+def _none_meets(query: str) -> str:
+    from tracekit.flow.search import perhaps
+
+    meant = perhaps(query)
+    return f"no flow meets: {query}" + (f" (perhaps you meant {shlex.quote(meant)})" if meant else "")
 
 
 def _found(source: Source, query: str, limit: int) -> Iterator[Summary]:

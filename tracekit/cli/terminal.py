@@ -27,6 +27,7 @@ _WIDTH: Final = 100
 QUERY_HELP: Final = """\
 A query is terms that all hold; quote it where the shell would take > or < for itself:
   'completion > 1s'  'response >= 250ms'  'waited > 5s'    times, with a unit: ns us ms s m h d
+  'done > 1s'  'answer >= 250ms'                          two of them, as the table calls them
   status=500  'spans > 100'  'started > 10m'              numbers; since when: ten minutes ago
   'status != 202'                                         answers but this; what nobody waited for has none
   service=payment  queue=orders  'name = "POST /orders"'  whole names; break=headers_lost: a break's code

@@ -3,7 +3,8 @@
 A query is terms between blanks, and holds if every term of it holds; text is compared without regard to
 case. A term is
 - a field, a comparison, a value, with blanks around the comparison or without: `response>=250ms`,
-  `status >= 500`, `queue != orders`, `break=headers_lost`. Times have a unit (ns us ms s m h d);
+  `status >= 500`, `queue != orders`, `break=headers_lost`. Times have a unit (ns us ms s m h d), and may be
+  called as they are on the screen: `answer` is the response, `done` the completion, `queued` what it waited;
 - `started > 10m`, later than ten minutes ago, or `started < 2026-11-24T10:00` (UTC where it says no zone);
 - any attribute: what has a dot, or stands in quotes, is its key: `order.id = 17`, `"tenant" = acme`;
 - `error`, `retries`, `duplicates`, `break`, `open`: there is at least one; `!error`: there is none;
@@ -18,6 +19,7 @@ can be written, how it is written and what it holds for change together.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -125,6 +127,12 @@ _BARE: Final[Mapping[str, NumberField]] = {
 """Words that mean: at least one."""
 PRESENCES: Final = ("error", "retries", "duplicates", "break", "open")
 """The same, each once."""
+_ALIASES: Final[Mapping[str, NumberField]] = {
+    "answer": "response",
+    "done": "completion",
+    "queued": "waited",
+}
+"""Fields by the words that tables and lines of flows have for them."""
 _MEANT: Final = {
     "destination": "queue",
     "topic": "queue",
@@ -188,6 +196,23 @@ def parse(text: str, *, now_ns: int | None = None) -> Query:
 def written(query: Query) -> str:
     """The query as text, in the one way that all who show it agree on; parsed again it is the same."""
     return " ".join(map(_written, query))
+
+
+def perhaps(text: str) -> str | None:
+    """The term that was perhaps meant where words follow a value that has no quotes; else None.
+
+    `name=POST /orders` is read as a name and a word: `name="POST /orders"`. Raises SearchError.
+    """
+    query = parse(text, now_ns=0)
+    for at, term in enumerate(query):
+        words = [*itertools.takewhile(lambda each: isinstance(each, Word), query[at + 1 :])]
+        if not words or isinstance(term, (NumberTerm, Word)):
+            continue
+        value = " ".join([term.value, *(word.text for word in words if isinstance(word, Word))])
+        if value in text:  # as it stands there: none of them is in quotes
+            key = plain(term.key) if isinstance(term, AttributeTerm) else term.field
+            return f"{key}{term.comparison}{_quoted(value)}"
+    return None
 
 
 def matches(query: Query, flow: Flow) -> bool:
@@ -264,15 +289,15 @@ class _Reader:
         self._skip()
         value_at = self._at
         value = self._text_of(_VALUE)
+        field = _ALIASES.get(name.lower(), name.lower())
         if value is None:
             raise SearchError(
                 value_at,
                 f"no value after `{name} {comparison}`",
-                f"write one: `{name} {comparison} {_example(name)}`, in quotes what begins with = < > or !",
+                f"write one: `{name} {comparison} {_example(field)}`, in quotes what begins with = < > or !",
             )
         if not name:
             raise SearchError(start, "an attribute without a name", 'write `"name" = value`')
-        field = name.lower()
         if is_quoted or (field not in _FIELDS and field not in _BARE and "." in name):
             return AttributeTerm(name, comparison, value[0])
         if field in TEXT_FIELDS and not (field == "break" and comparison not in ("=", "!=")):

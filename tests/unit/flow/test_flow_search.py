@@ -21,6 +21,7 @@ from tracekit.flow.search import (
     Word,
     matches,
     parse,
+    perhaps,
     written,
 )
 from tracekit.model import Event, Service
@@ -47,6 +48,11 @@ NOW = at(0)
         ("completion>1s", (NumberTerm("completion", ">", S),)),
         ("Completion >=1.5S", (NumberTerm("completion", ">=", S + 500 * MS),)),
         ("response<= 250ms", (NumberTerm("response", "<=", 250 * MS),)),
+        ("answer <= 250ms", (NumberTerm("response", "<=", 250 * MS),)),
+        ("Done > 1s", (NumberTerm("completion", ">", S),)),
+        ("queued > 1s", (NumberTerm("waited", ">", S),)),
+        ('"done" = 1s', (AttributeTerm("done", "=", "1s"),)),
+        ("done", (Word("done"),)),
         ("waited != 3us", (NumberTerm("waited", "!=", 3_000),)),
         ("waited = 3µs", (NumberTerm("waited", "=", 3_000),)),
         ("waited < 2m", (NumberTerm("waited", "<", 120 * S),)),
@@ -104,6 +110,26 @@ def test_a_query_is_read(text: str, query: Query) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("name=POST /orders", 'name="POST /orders"'),
+        ("error name = POST /orders completion > 1s", 'name="POST /orders"'),
+        ("service=orders pay now started > 10m", 'service="orders pay now"'),
+        ("order.note!=to ann", 'order.note!="to ann"'),
+        ('"a tenant"=acme corp', '"a tenant"="acme corp"'),
+        ('name="POST /orders"', None),
+        ('name="POST" orders', None),
+        ('service=orders "pay"', None),
+        ("service=orders error pay", None),
+        ("completion > 1s pay", None),
+        ("", None),
+    ],
+)
+def test_words_behind_a_value_without_quotes_were_perhaps_part_of_it(text: str, meant: str | None) -> None:
+    assert perhaps(text) == meant
+
+
+@pytest.mark.parametrize(
     ("text", "position", "says"),
     [
         (
@@ -133,6 +159,7 @@ def test_a_query_is_read(text: str, query: Query) -> None:
         ("completion", 0, "write `completion > 1s`"),
         ("service", 0, "write `service = orders`"),
         ("completion >", 12, "no value after `completion >`"),
+        ("done >", 6, "write one: `done > 1s`"),
         ("completion > = 3", 13, "no value"),
         ("completion == 1s", 12, "no value"),
         ("> 1s", 0, "`>` without a field"),
