@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import opentelemetry
 import pytest
 import requests
 from fastapi import BackgroundTasks, FastAPI, HTTPException, WebSocket
@@ -38,6 +39,8 @@ from tests.acceptance.http_rig import (
 )
 from tracekit import context as ours
 from tracekit import guard
+from tracekit.http.names import stable_names
+from tracekit.patching import Patches
 from tracekit.pathway import Pathway
 
 if TYPE_CHECKING:
@@ -253,6 +256,18 @@ def test_the_user_s_own_choice_of_names_counts(monkeypatch: pytest.MonkeyPatch) 
         Stability._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING.update(modes)
 
     assert {"http.method", "http.request.method"} <= attributes(found.server_span()).keys()
+
+
+def test_without_contrib_there_is_nothing_to_rename_and_nothing_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("opentelemetry.instrumentation", "opentelemetry.instrumentation._semconv"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(opentelemetry, "__path__", [])
+
+    stable_names(Patches())
+
+    assert (guard.dropped(), caplog.messages) == ({}, [])
 
 
 def test_the_environment_that_child_processes_inherit_is_left_alone() -> None:

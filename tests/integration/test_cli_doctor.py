@@ -11,18 +11,19 @@ import threading
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+import opentelemetry
 import pytest
 
 from tests.e2e.programs import environment
 from tests.integration.serving import serving
-from tracekit import cli
+from tracekit import _configure, cli
 from tracekit.cli import trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tracekit.testing import FlowSink
 
@@ -118,6 +119,55 @@ def test_what_can_be_traced_is_listed_with_its_version(doctor: Doctor, flow_sink
     assert text.startswith("kafka-python 3.")
     assert text.endswith(", traced")
     assert found.about["logging"] == [("ok", "of the standard library, traced", "")]
+
+
+def test_what_would_have_to_be_installed_is_said_with_the_command(
+    doctor: Doctor, flow_sink: FlowSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = _configure.is_installed
+    monkeypatch.setattr(_configure, "is_installed", lambda name: "instrument" not in name and installed(name))
+    monkeypatch.setattr(_configure, "is_used", lambda package: package != "requests")
+
+    found = doctor(**flow_sink.env)
+
+    ((state, text, cure),) = found.about["httpx"]
+    assert (state, cure) == ("warning", "pip install opentelemetry-instrumentation-httpx")
+    assert text.endswith(" is here and not traced")
+    ((state, text, cure),) = found.about["requests"]
+    assert (state, cure) == (
+        "note",
+        "if the service uses it: pip install opentelemetry-instrumentation-requests",
+    )
+    assert text.endswith(" is here for OpenTelemetry's exporter, and not traced")
+
+
+def test_without_opentelemetry_s_instrumentations_nothing_is_lost_and_the_command_is_said(
+    flow_sink: FlowSink, tmp_path: Path
+) -> None:
+    (installed,) = {Path(place) for place in opentelemetry.__path__}
+    for place in installed.iterdir():
+        if place.name != "instrumentation":
+            (tmp_path / place.name).symlink_to(place)
+    program = (
+        "import sys, opentelemetry; opentelemetry.__path__ = [sys.argv.pop(1)];"
+        "from tracekit import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), "doctor", "--json", "--server", NOBODY],
+        env=environment(**flow_sink.env),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {each["about"]: each for each in json.loads(done.stdout)["findings"]}
+    assert found["fastapi"]["state"] == "note"
+    assert found["fastapi"]["text"].endswith(", traced by itself")
+    assert found["fastapi"]["cure"] == (
+        "for OpenTelemetry's instrumentation instead: pip install opentelemetry-instrumentation-fastapi"
+    )
+    assert found["flow"]["text"].endswith(" was sent; whether it arrived cannot be seen")
 
 
 def test_what_is_disabled_is_left_alone(doctor: Doctor, flow_sink: FlowSink) -> None:

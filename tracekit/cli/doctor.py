@@ -216,15 +216,25 @@ def _libraries(settings: Settings) -> Iterator[Finding]:
         what = f"{packaged[0]} {version(packaged[0])}" if packaged else "of the standard library"
         if one.package in troubles:
             yield Finding(one.name, "failure", f"{what} is not traced: {troubles[one.package]}")
+        elif one in traced and one.contrib and not is_installed(one.contrib):
+            cure = f"for OpenTelemetry's instrumentation instead: {_pip(one.contrib)}"
+            yield Finding(one.name, "note", f"{what}, traced by itself", cure)
         elif one in traced:
             yield Finding(one.name, "ok", f"{what}, traced")
         elif is_ready(one):
             yield Finding(one.name, "note", f"{what}, left alone: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
         elif is_used(one.package):
-            cure = f"pip install {one.needs.replace('.', '-')}"
-            yield Finding(one.name, "warning", f"{what} is here and not traced", cure)
+            yield Finding(one.name, "warning", f"{what} is here and not traced", _pip(one.needs))
+        else:
+            said = f"{what} is here for OpenTelemetry's exporter, and not traced"
+            yield Finding(one.name, "note", said, f"if the service uses it: {_pip(one.needs)}")
     if absent:
         yield Finding("libraries", "note", f"not here: {', '.join(absent)}")
+
+
+def _pip(module: str) -> str:
+    """How a module of OpenTelemetry is installed: its packages are named as their modules."""
+    return f"pip install {module.replace('.', '-')}"
 
 
 def _known() -> Iterator[Integration]:

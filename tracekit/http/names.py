@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tracekit.patching import Patches
 
 _VARIABLE: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_CONTRIB: Final = "opentelemetry.instrumentation"
 
 
 def stable_names(patches: Patches) -> None:
@@ -36,6 +37,8 @@ def stable_names(patches: Patches) -> None:
             return
         modes[Signal.HTTP] = Mode.HTTP
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == _CONTRIB:
+            return  # without contrib there is nothing to rename
         # A contrib that has no such switch any more: it chooses its names itself.
         count_drop("internal", "the stable names of HTTP", error=error)
         return
