@@ -198,9 +198,10 @@ def test_the_wrong_protocol_is_told_from_the_answer(doctor: Doctor, flow_sink: F
 
     found = doctor(**swapped)
 
-    ((state, _, cure),) = found.about["endpoint"]
-    assert (state, cure) == (
+    ((state, text, cure),) = found.about["endpoint"]
+    assert (state, text, cure) == (
         "failure",
+        f"{flow_sink.grpc_env['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces: what listens there speaks no HTTP",
         "if that port speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc; HTTP has 4318",
     )
     assert "flow" not in found.about
@@ -269,6 +270,35 @@ def test_a_sampler_that_drops_everything_drops_no_trial(doctor: Doctor, flow_sin
     found = doctor(**{**flow_sink.env, "OTEL_TRACES_SAMPLER": "always_off"})
 
     assert [flow.id[:8] for flow in flow_sink.flows] == [found.about["flow"][0][1][:8]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "warning"),
+    [
+        (
+            {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
+            "no trace that begins here is recorded: OTEL_TRACES_SAMPLER is parentbased_traceidratio with 0",
+        ),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, "no trace is recorded: OTEL_TRACES_SAMPLER is always_off"),
+        ({"OTEL_TRACES_EXPORTER": "none"}, "no span is exported: OTEL_TRACES_EXPORTER=none"),
+    ],
+)
+def test_a_setting_by_which_no_span_is_ever_seen_is_a_warning_with_the_cure(
+    doctor: Doctor, flow_sink: FlowSink, variables: Mapping[str, str], warning: str
+) -> None:
+    found = doctor(**{**flow_sink.env, **variables})
+
+    ((text, cure),) = [(text, cure) for state, text, cure in found.about["settings"] if state == "warning"]
+    assert text == warning
+    assert cure.startswith("unset it")
+
+
+def test_a_sampler_that_records_a_part_is_no_warning(doctor: Doctor, flow_sink: FlowSink) -> None:
+    part = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+
+    found = doctor(**{**flow_sink.env, **part})
+
+    assert {state for state, _, _ in found.about["settings"]} == {"ok"}
 
 
 def test_a_clock_that_is_apart_from_the_endpoint_s_is_a_warning(doctor: Doctor) -> None:

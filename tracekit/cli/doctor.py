@@ -48,6 +48,7 @@ _SECRET: Final = ("HEADERS", "KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIAL")
 _OTHERS: Final = ("OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_EXPERIMENTAL_")
 """Beginnings of names that others than the SDK know too."""
 _ALIKE: Final = 0.85
+_UNSET: Final = "unset it, unless the application exports by a provider of its own"
 _SKEW_S: Final = 2.0
 _TIMEOUT: Final = "OTEL_EXPORTER_OTLP_TIMEOUT"
 _TRYING: Final = {"OTEL_TRACES_SAMPLER": "always_on", _TIMEOUT: "4"}
@@ -123,6 +124,7 @@ def _findings(server: ApiSource) -> Iterator[Finding]:
         yield Finding("settings", "failure", str(error))
         return
     yield _in_force(settings, given)
+    yield from _unseen(settings, given)
     yield from _libraries(settings)
     if settings.disabled:
         yield Finding("endpoint", "warning", "nothing is traced: OTEL_SDK_DISABLED is set", "unset it")
@@ -193,7 +195,27 @@ def _in_force(settings: Settings, given: Mapping[str, str]) -> Finding:
         "settings",
         "warning" if nothing else "ok",
         "nothing is exported: OTEL_*_EXPORTER=none" if nothing else f"{said}{ratio}{name}",
+        _UNSET if nothing else "",
     )
+
+
+def _unseen(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
+    """What keeps spans from ever being seen, though nothing fails."""
+    if not settings.exporters["traces"] and any(settings.exporters.values()):
+        yield Finding("settings", "warning", "no span is exported: OTEL_TRACES_EXPORTER=none", _UNSET)
+    sampler = given.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    share = given.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    is_none = sampler.endswith("traceidratio") and bool(share) and float(share) == 0
+    if is_none or sampler in ("always_off", "parentbased_always_off"):
+        which = "trace that begins here" if sampler.startswith("parentbased_") else "trace"
+        by = f"{sampler} with {share}" if is_none else sampler
+        yield Finding(
+            "settings",
+            "warning",
+            f"no {which} is recorded: OTEL_TRACES_SAMPLER is {by}",
+            "unset it: all are recorded then; or with OTEL_TRACES_SAMPLER_ARG=0.1 parentbased_traceidratio "
+            "records a tenth",
+        )
 
 
 def _libraries(settings: Settings) -> Iterator[Finding]:

@@ -39,8 +39,11 @@ _SLACK_NS: Final = 2_000_000
 
 
 _REACH_S: Final = 3.0
+_GARBLED: Final = "BadStatusLine"
+"""What the exporter says with the bytes that came, where they are no answer of HTTP."""
+_NO_HTTP: Final = "what listens there speaks no HTTP"
 _CURES: Final = (
-    (("BadStatusLine",), "if that port speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc; HTTP has 4318"),
+    ((_GARBLED,), "if that port speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc; HTTP has 4318"),
     (
         ("HTTP/2", "http1"),
         "if that port speaks HTTP: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf; gRPC has 4317",
@@ -87,7 +90,7 @@ def probe(signal: str, settings: Settings) -> Probe:
     cure = next(
         (cure for signs, cure in _CURES if any(sign in wrong for sign in signs)), "look at its own log"
     )
-    return Probe(url, took_s, wrong, cure)
+    return Probe(url, took_s, _NO_HTTP if _GARBLED in wrong else wrong, cure)
 
 
 def _unreached(url: str) -> str:
