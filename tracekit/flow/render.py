@@ -12,17 +12,22 @@ from tracekit.flow import facts
 from tracekit.flow.axis import Axis, axis_of
 from tracekit.flow.kin import lost, ran_meanwhile
 from tracekit.flow.labels import labels
+from tracekit.flow.remarks import remarks
 from tracekit.flow.text import columns, counted, duration, fitted, harmless, shortened
 from tracekit.model import Span, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from tracekit.flow.axis import Interval
     from tracekit.flow.build import Flow
     from tracekit.flow.edges import MessageEdge
     from tracekit.flow.kin import Kin
 
 Style: TypeAlias = Literal["wait", "bad", "dim"]
+WORK: Final = "▇"
+WAIT: Final = "░"
+_IDLE: Final = "╱╱"
 
 # Amber is for waiting only, red for what is wrong only: so says DESIGN.
 _ANSI: Final[dict[Style, str]] = {"wait": "33", "bad": "31", "dim": "2"}
@@ -77,6 +82,7 @@ def render(
         room - what,
     )
     lines = [*_headline(flow, names[0], width, goes_on_in, color=color)]
+    unmarked = [fold for fold in axis.folds if not any(_is_marked(row, axis, fold) for row in rows)]
     for row in rows:
         mark = _styled("✕", "bad", color=color) if row.has_failed else " "
         length = "open" if row.is_open else duration(row.end_ns - row.start_ns)
@@ -86,11 +92,12 @@ def render(
         line = (
             f"{_styled(fitted(row.owner, owners), 'dim', color=color)}"
             f"{_styled(text, 'wait', color=color) if row.is_wait else text}"
-            f" {mark}{length:>{_DURATION}}{' ' * _SPACE}{_lead(first, over, color=color)}"
-            f"{_bar(row, axis, first, after, color=color)}"
+            f" {mark}{length:>{_DURATION}}{' ' * _SPACE}"
+            f"{_lead(row, axis, over, unmarked, color=color)}{_bar(row, axis, first, after, color=color)}"
         )
         lines.append(line.rstrip())
     below = [
+        *_remarks(flow, width, color=color),
         *_breaks(flow, names, width, color=color),
         *_origins(comes_from, width),
         *_broken_off(flow, names, goes_on_in, width, color=color),
@@ -105,7 +112,7 @@ def render_line(flow: Flow) -> str:
     answered = f" {said}" if (said := _answer(flow)) else ""
     done = f"{'done in' if not flow.open_spans else 'open after'} {duration(flow.completion_ns)}"
     arrow = " ->" if answered else ""
-    notes = [f"queued {duration(sum(on.values()))} on {_queues_named(on)}"] if (on := _queues(flow)) else []
+    notes = [f"waited {duration(sum(on.values()))} on {_queues_named(on)}"] if (on := _queues(flow)) else []
     notes += _counts(flow, _blame(flow, names))
     if flow.breaks:
         reasons = ", ".join(dict.fromkeys(each.reason for each in flow.breaks))
@@ -279,23 +286,57 @@ def _span_row(span: Span, text: str, until_ns: int) -> _Row:
     )
 
 
-def _lead(first: int, over: int, *, color: bool) -> str:
-    """What stands before a bar, of which a long name has taken `over` columns."""
-    return (
-        _styled("·" * (first - over), "dim", color=color) if over < first <= _LEAD else " " * (first - over)
-    )
+def _lead(row: _Row, axis: Axis, over: int, unmarked: list[Interval], *, color: bool) -> str:
+    """What stands before a bar, of which a long name has taken `over` columns.
+
+    Idle time that no bar shows is marked here, in the first row behind it; then it is `unmarked` no longer.
+    """
+    first, _ = axis.cells(row.start_ns, row.end_ns)
+    cells = ["·" if over < first <= _LEAD else " "] * (first - over)
+    for fold in [*unmarked]:
+        middle = _middle(axis, fold) - over
+        if fold[1] <= row.start_ns and 0 <= middle < len(cells) - 1:
+            cells[middle : middle + 2] = _IDLE
+            unmarked.remove(fold)
+    lead = "".join(cells)
+    return _styled(lead, "dim", color=color) if lead.strip() else lead
 
 
 def _bar(row: _Row, axis: Axis, first: int, after: int, *, color: bool) -> str:
-    cells = ["░" if row.is_wait else "▇"] * (after - first)
+    cells = [WAIT if row.is_wait else WORK] * (after - first)
     for fold in axis.folds:
-        middle = int((axis.column(fold[0]) + axis.column(fold[1])) / 2) - first - 1
-        if row.start_ns <= fold[0] and fold[1] <= row.end_ns and 0 <= middle < len(cells) - 1:
-            cells[middle : middle + 2] = "╱╱"
+        if _is_marked(row, axis, fold):
+            middle = _middle(axis, fold) - first
+            cells[middle : middle + 2] = _IDLE
     if row.is_open:
         cells[-1] = "›"
     bar = "".join(cells)
     return _styled(bar, "wait", color=color) if row.is_wait else bar
+
+
+def _middle(axis: Axis, fold: Interval) -> int:
+    """The column where the mark of a folded stretch begins."""
+    return int((axis.column(fold[0]) + axis.column(fold[1])) / 2) - 1
+
+
+def _is_marked(row: _Row, axis: Axis, fold: Interval) -> bool:
+    """Whether the row's bar goes through this stretch, and has room for its mark."""
+    first, after = axis.cells(row.start_ns, row.end_ns)
+    return (
+        row.start_ns <= fold[0]
+        and fold[1] <= row.end_ns
+        and 0 <= _middle(axis, fold) - first < after - first - 1
+    )
+
+
+def _remarks(flow: Flow, width: int, *, color: bool) -> Iterator[str]:
+    """What took long, each with the mark of its bar."""
+    for number, each in enumerate(remarks(flow)):
+        if number == 0:
+            yield ""
+        mark = _styled(WAIT, "wait", color=color) if each.kind == "wait" else WORK
+        for at, line in enumerate(_wrapped(harmless(each.text), width - 2)):
+            yield f"{mark}{line[1:]}" if at == 0 else line
 
 
 def _breaks(flow: Flow, names: tuple[str, ...], width: int, *, color: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_flow_in_one_line_has_both_numbers_and_the_waiting() -> None:
     done = processed(send, 1660, 3200, published=30)
 
     assert render_line(build_flow([entry, send, failed, done])) == (
-        "POST /orders 202 in 41 ms -> done in 3.2 s (queued 1.63 s on orders.created, 1 retry, 1 error)"
+        "POST /orders 202 in 41 ms -> done in 3.2 s (waited 1.63 s on orders.created, 1 retry, 1 error)"
     )
 
 
@@ -74,6 +75,21 @@ def test_breaks_stand_below_with_code_evidence_and_cure() -> None:
     ]
 
 
+def test_what_took_long_stands_below_with_the_mark_of_its_bar() -> None:
+    entry = request(end=1960)
+    call = called("http://b/x", 5, 1850, parent=entry)
+    charge = request("POST /charge", 10, 1840, service="payment", parent=call)
+    send = sent(start=1900, end=1910, parent=entry)
+    flow = build_flow([entry, call, charge, send, processed(send, 9000, 9030, published=1910)])
+
+    assert render(flow, width=80).splitlines()[-3:] == [
+        "▇ payment POST /charge took 1.83 s of the 1.96 s that the caller waited",
+        "░ orders waited 7.09 s for notification, which then took 30 ms: notification was",
+        "  behind, or not there yet",
+    ]
+    assert "\x1b[33m░\x1b[0m orders waited" in render(flow, color=True)
+
+
 def test_skew_is_shown_with_the_wait() -> None:
     send = sent(start=0, end=8)
 
@@ -90,7 +106,7 @@ def test_waits_side_by_side_are_not_added_up() -> None:
     flow = build_flow([entry, send, slow, quick])
 
     assert "done in 1.01 s · waited 988 ms in 1 of 2 queues" in render(flow)
-    assert "done in 1.01 s (queued 988 ms on orders)" in render_line(flow)
+    assert "done in 1.01 s (waited 988 ms on orders)" in render_line(flow)
 
 
 def test_where_nobody_waited_for_a_message_its_longest_wait_is_said() -> None:
@@ -278,3 +294,15 @@ def test_long_idle_stretches_are_folded() -> None:
     assert rows[1].count("▇") > 10
     assert rows[3].count("▇") > 10
     assert at(3_600_000) - at(0) == 3_600_000_000_000
+
+
+def test_idle_time_that_no_bar_shows_is_marked_before_the_next_one() -> None:
+    entry = request(end=10)
+    late = [span(name, start, start + 10, parent=entry) for name, start in (("mail", 7000), ("audit", 7010))]
+
+    first, mail, audit = render(build_flow([entry, *late]), width=60).splitlines()[-3:]
+
+    assert "╱╱" not in first
+    assert re.fullmatch(r"orders  ├ mail +10 ms +╱╱ +▇+", mail)
+    assert "╱╱" not in audit
+    assert columns(mail) < 60
