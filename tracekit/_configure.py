@@ -165,6 +165,7 @@ def configure(
     parent: ParentRule | None = None,
     kafka: KafkaOwner | None = None,
     receive_spans: bool | None = None,
+    wait_spans: bool | None = None,
     trust: Mapping[str, str] | None = None,
     quiet: bool | None = None,
 ) -> Handle:
@@ -175,9 +176,10 @@ def configure(
     processing of a message is: the ambient span's, else the message's (`auto`, the default); always
     the message's (`message`); nobody's, with a link (`link`). `kafka="contrib"` leaves kafka-python
     to opentelemetry-instrumentation-kafka-python. `receive_spans` shows the calls that fetch
-    messages too. `trust` names routes and hosts that context is neither taken from nor given to:
-    `{"/webhooks/*": "none", "api.partner.example": "none"}`. `quiet` leaves the start-up line out.
-    What is not given is as the TRACEKIT_* and OTEL_* variables say; README lists them.
+    messages too, `wait_spans` the time of each message in its queue, for viewers that draw spans and
+    nothing else, such as Jaeger. `trust` names routes and hosts that context is neither taken from nor
+    given to: `{"/webhooks/*": "none", "api.partner.example": "none"}`. `quiet` leaves the start-up line
+    out. What is not given is as the TRACEKIT_* and OTEL_* variables say; README lists them.
 
     A second call takes the place of the first. What was not sent is sent at the end of the process, for
     at most five seconds. Raises SettingError, a ValueError, for a setting that cannot be, with the
@@ -192,6 +194,7 @@ def configure(
         parent=parent,
         kafka=kafka,
         receive_spans=receive_spans,
+        wait_spans=wait_spans,
         trust=trust,
         quiet=quiet,
     )
@@ -273,9 +276,16 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
     tracer = signals.tracer("tracekit")
     meter = metrics.get_meter("tracekit.messaging", schema_url=semconv.SCHEMA_URL)
     instruments = Instruments(meter, signals.cells)
+    telemetry = Telemetry(
+        settings.service,
+        tracer,
+        signals.quick(tracer),
+        instruments,
+        has_wait_spans=settings.wait_spans,
+    )
     engine = Engine(
         transports,
-        Telemetry(settings.service, tracer, signals.quick(tracer), instruments),
+        telemetry,
         parent=settings.parent,
         has_receive_spans=settings.receive_spans,
         by_contrib=frozenset({"kafka"} if settings.kafka == "contrib" else ()),

@@ -29,6 +29,7 @@ _OURS: Final = (
     "TRACEKIT_PARENT",
     "TRACEKIT_KAFKA",
     "TRACEKIT_RECEIVE_SPANS",
+    "TRACEKIT_WAIT_SPANS",
     "TRACEKIT_UNTRUSTED",
     "TRACEKIT_QUIET",
 )
@@ -120,6 +121,7 @@ class Settings:
     parent: ParentRule
     kafka: KafkaOwner
     receive_spans: bool
+    wait_spans: bool
     trust: Mapping[str, str]
     quiet: bool
     disabled: bool
@@ -135,6 +137,7 @@ def read(
     parent: str | None = None,
     kafka: str | None = None,
     receive_spans: bool | None = None,
+    wait_spans: bool | None = None,
     trust: Mapping[str, str] | None = None,
     quiet: bool | None = None,
 ) -> Settings:
@@ -168,6 +171,7 @@ def read(
         parent=cast("ParentRule", _choice("parent", parent, env, "TRACEKIT_PARENT", get_args(ParentRule))),
         kafka=_kafka(env, kafka),
         receive_spans=_truth(env, "TRACEKIT_RECEIVE_SPANS", "receive_spans", receive_spans),
+        wait_spans=_truth(env, "TRACEKIT_WAIT_SPANS", "wait_spans", wait_spans),
         trust=_trust(env, trust),
         quiet=_truth(env, "TRACEKIT_QUIET", "quiet", quiet),
         disabled=_truth(env, "OTEL_SDK_DISABLED"),

@@ -87,10 +87,14 @@ CANCELLED: Final = "tracekit.cancelled"
 """True: the work was cancelled (asyncio.CancelledError), neither done nor failed."""
 LEAKED: Final = "tracekit.leaked"
 """True: the turn of a loop whose iterator outlived it; ended when that was noticed."""
+FLOW_COMPLETION_MS: Final = "tracekit.flow.completion_ms"
+"""On the span of a processing that sent nothing on: int, ms from the flow's beginning to its end."""
 FLOW_END: Final = "tracekit.flow.end"
 """Metric label: where a flow ended: `process` (a message that sent nothing on) or `request`."""
 FLOW_ORIGIN: Final = "tracekit.flow.origin"
 """Metric label: the service where the flow began."""
+WAIT: Final = "tracekit.messaging.wait"
+"""True: no work, but the time of a message in its queue, for viewers that draw spans and nothing else."""
 WAIT_SOURCE: Final = "tracekit.messaging.wait.source"
 """Metric label: as PUBLISHED_AT_SOURCE."""
 
@@ -133,3 +137,8 @@ def messaging_kind(operation: Operation, *, own_context: bool = True) -> Kind:
 def messaging_span_name(operation_name: str, destination: str) -> str:
     """`{operation} {destination}`, or the operation alone where the destination is not known."""
     return f"{operation_name} {destination}" if destination else operation_name
+
+
+def wait_span_name(destination: str) -> str:
+    """`wait {destination}`: of the spans that show the time of a message in its queue."""
+    return messaging_span_name("wait", destination)

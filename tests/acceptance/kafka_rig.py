@@ -145,6 +145,11 @@ class Topic:
         }
 
 
+def untimed(span: Span) -> dict[str, object]:
+    """The attributes of a span, without how long its flow took."""
+    return {name: value for name, value in span.attributes.items() if name != "tracekit.flow.completion_ms"}
+
+
 def answered(future: Any) -> Any:
     """What the broker answered, once all who listen have heard it: `get()` may return before they have."""
     answer = future.get(DEADLINE_S)

@@ -320,7 +320,10 @@ def in_force() -> list[object]:
 
 
 LOCAL: Final = "http://localhost:4318"
-OURS: Final = "TRACEKIT_PARENT, TRACEKIT_KAFKA, TRACEKIT_RECEIVE_SPANS, TRACEKIT_UNTRUSTED, TRACEKIT_QUIET"
+OURS: Final = (
+    "TRACEKIT_PARENT, TRACEKIT_KAFKA, TRACEKIT_RECEIVE_SPANS, TRACEKIT_WAIT_SPANS, TRACEKIT_UNTRUSTED, "
+    "TRACEKIT_QUIET"
+)
 WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     ({"service": ""}, {}, "service='': must be a name; e.g. orders"),
     ({"service": 7}, {}, "service=7: must be a name; e.g. orders"),
@@ -356,6 +359,7 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     ({}, {"TRACEKIT_KAFKA": "neither"}, "TRACEKIT_KAFKA='neither': must be one of tracekit, contrib"),
     ({}, {"TRACEKIT_QUIET": "perhaps"}, "TRACEKIT_QUIET='perhaps': must be true or false"),
     ({}, {"TRACEKIT_RECEIVE_SPANS": "2"}, "TRACEKIT_RECEIVE_SPANS='2': must be true or false"),
+    ({}, {"TRACEKIT_WAIT_SPANS": "2"}, "TRACEKIT_WAIT_SPANS='2': must be true or false"),
     ({}, {"OTEL_SDK_DISABLED": "perhaps"}, "OTEL_SDK_DISABLED='perhaps': must be true or false"),
     (
         {},

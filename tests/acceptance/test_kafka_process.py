@@ -27,6 +27,7 @@ from tests.acceptance.kafka_rig import (
     parent_of,
     points,
     the,
+    untimed,
     where,
 )
 from tracekit.model import Link, Status
@@ -60,7 +61,7 @@ def test_case_12_a_message_without_ambient_is_the_child_of_its_creation_context(
     assert (span.kind, span.status, span.events) == (CONSUMER, Status.UNSET, ())
     assert parent_of(span) == where(sent)
     assert links_of(span) == [where(sent)]
-    assert span.attributes == topic.processed(record, sent.trace_id, "header")
+    assert untimed(span) == topic.processed(record, sent.trace_id, "header")
     assert flows.flow().edges == [("test", sent.name, "message", "test", span.name)]
     flows.flow().assert_complete()
 
@@ -77,7 +78,25 @@ def test_case_12_the_flow_of_its_header_is_that_of_the_span(topic: Topic, flows:
     (span,) = flows.spans
     assert parent_of(span) == (TRACE, SPAN)
     assert links_of(span) == [(TRACE, SPAN)]
-    assert span.attributes == topic.processed(record, FLOW, "header")
+    assert untimed(span) == topic.processed(record, FLOW, "header")
+
+
+def test_a_processing_that_sends_nothing_on_says_how_long_its_flow_took(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(b"one", b"two", headers=context_headers(**{"tracekit-flow": FLOW_HEADER}))
+    one, two = topic.polled(2)
+    origin_ms = int(FLOW_HEADER.split(";")[3])
+
+    with tracekit.process(one):
+        pass
+    with tracekit.process(two):
+        topic.send()
+
+    last, between = named(flows, f"process {topic.name}")
+    assert last.end_ns is not None
+    assert last.attributes["tracekit.flow.completion_ms"] == last.end_ns // 1_000_000 - origin_ms
+    assert "tracekit.flow.completion_ms" not in between.attributes
 
 
 @pytest.mark.parametrize("rule", ["auto", "message", "link"])
@@ -101,7 +120,7 @@ def test_case_13_inside_an_ambient_span_the_rule_says_whose_child_it_is(
         "message": (context, [context, job]),
         "link": (None, [context]),
     }[rule]
-    assert span.attributes == topic.processed(record, TRACE)  # the message's flow, whoever is the parent
+    assert untimed(span) == topic.processed(record, TRACE)  # the message's flow, whoever is the parent
 
 
 def test_case_13_a_linked_message_without_ambient_is_a_root(topic: Topic, flows: Captured) -> None:
@@ -124,7 +143,7 @@ def test_case_14_a_message_without_context_is_a_root(topic: Topic, flows: Captur
 
     (span,) = flows.spans
     assert (span.parent_id, span.links) == (None, ())
-    assert span.attributes == topic.processed(record, span.trace_id, tracekit_messaging_context="absent")
+    assert untimed(span) == topic.processed(record, span.trace_id, tracekit_messaging_context="absent")
 
 
 @pytest.mark.parametrize("rule", ["auto", "message"])
@@ -139,7 +158,7 @@ def test_case_14_a_message_without_context_is_the_child_of_the_ambient_span(
 
     span, job = the(flows, f"process {topic.name}"), the(flows, "job")
     assert (parent_of(span), span.links) == (where(job), ())
-    assert span.attributes == topic.processed(record, job.trace_id, tracekit_messaging_context="absent")
+    assert untimed(span) == topic.processed(record, job.trace_id, tracekit_messaging_context="absent")
 
 
 def test_an_ambient_span_that_has_ended_is_no_parent(topic: Topic, flows: Captured) -> None:
@@ -211,7 +230,7 @@ def test_case_16_what_the_handler_raises_is_an_error_of_its_message(topic: Topic
     assert otel.get_current() is before
     (span,) = flows.spans
     assert (span.status, span.status_message) == (Status.ERROR, "no such order")
-    assert span.attributes == topic.processed(record, TRACE, error_type="ValueError")
+    assert untimed(span) == topic.processed(record, TRACE, error_type="ValueError")
     (event,) = span.events
     assert event.name == "exception"
     assert event.attributes["exception.type"] == "ValueError"

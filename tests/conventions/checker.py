@@ -187,7 +187,9 @@ def _of_span(span: Span) -> Iterator[str]:
             and not {"exception.type", "exception.message"} & event.attributes.keys()
         ):
             yield "event 'exception': neither exception.type nor exception.message"
-    if any(name.startswith("messaging.") for name in span.attributes):
+    # A span of ours that shows a wait is no operation: it only says where.
+    is_operation = "tracekit.messaging.wait" not in span.attributes
+    if is_operation and any(name.startswith("messaging.") for name in span.attributes):
         yield from _of_messaging(span)
     for mark, groups in _groups(span).items():
         yield from _of_group(span, mark, groups)

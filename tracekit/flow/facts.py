@@ -64,6 +64,11 @@ def is_messaging(span: Span) -> bool:
     return bool(operation(span)) or semconv.MESSAGING_SYSTEM in span.attributes
 
 
+def is_wait(span: Span) -> bool:
+    """It is no work, but shows to viewers of spans how long a message waited."""
+    return span.attributes.get(semconv.WAIT) is True
+
+
 def is_batch(span: Span) -> bool:
     """It says that it serves several messages; a batch of one is a batch too."""
     return semconv.MESSAGING_BATCH_MESSAGE_COUNT in span.attributes

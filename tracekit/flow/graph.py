@@ -63,8 +63,8 @@ class Graph:
 
 
 def graph_of(spans: Iterable[Span]) -> Graph:
-    """The graph of these spans."""
-    ordered, duplicates = _in_order(spans)
+    """The graph of these spans; without those that show a wait, which the edges tell better."""
+    ordered, duplicates = _in_order(span for span in spans if not facts.is_wait(span))
     places: dict[tuple[str, ...], int] = {}
     halves: dict[Key, int] = {}
     for node, span in enumerate(ordered):

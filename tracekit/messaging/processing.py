@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tracekit.messaging.telemetry import Shape
     from tracekit.messaging.transport import Message, Source
     from tracekit.pathway import Pathway
+
+_MS: Final = 1_000_000
 
 
 class Process(Nested):
@@ -100,6 +102,10 @@ class Process(Nested):
                 self.span.set_attribute(semconv.LEAKED, True)
             if error is not None:
                 failure = outcome(self.span, error)
+            pathway = self._pathway
+            if not self._checkpoint.sent and pathway.origin_ns and not pathway.is_hub and not leaked:
+                took_ms = (end_ns - pathway.origin_ns) // _MS
+                self.span.set_attribute(semconv.FLOW_COMPLETION_MS, max(0, took_ms))
         finally:
             self.span.end(end_ns)
         if leaked:  # its duration says nothing about the work

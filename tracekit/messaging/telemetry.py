@@ -5,9 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span as SdkSpan
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import NonRecordingSpan, SpanKind
 
 from tracekit import context as ours
 from tracekit import semconv
@@ -33,6 +34,11 @@ _KINDS: Final[dict[Kind, SpanKind]] = {
 }
 _NS: Final = 1_000_000_000
 _MAX_SHAPES: Final = 2_000
+_OF_WAITS: Final = (
+    semconv.MESSAGING_SYSTEM,
+    semconv.MESSAGING_DESTINATION_NAME,
+    semconv.MESSAGING_CONSUMER_GROUP_NAME,
+)
 
 
 class Shape:
@@ -48,6 +54,7 @@ class Shape:
         "labels",
         "name",
         "step",
+        "wait",
     )
 
     def __init__(
@@ -64,6 +71,8 @@ class Shape:
         """Its name in a flow's route."""
         self.is_noted = False
         """Whether it is known already who reads its destination."""
+        self.wait: Shape | None = None
+        """That of the spans that show the waits of its messages, once there is one."""
         self._distributions: dict[tuple[Distributions, str], Distribution] = {}
         self._counts: dict[tuple[Counts, str], Count] = {}
 
@@ -97,12 +106,20 @@ class Telemetry:
     """Spans and metrics of messaging, for one service.
 
     `service` names this side in a flow's route. `quick` begins spans in the tracer's stead, where it may.
+    `has_wait_spans`: a message's time in its queue is a span too.
     """
 
     def __init__(
-        self, service: str, tracer: Tracer, quick: QuickSpans | None, instruments: Instruments
+        self,
+        service: str,
+        tracer: Tracer,
+        quick: QuickSpans | None,
+        instruments: Instruments,
+        *,
+        has_wait_spans: bool = False,
     ) -> None:
         self.service = service
+        self._has_wait_spans = has_wait_spans
         self.tracer = tracer
         self.quick = quick
         self.instruments = instruments
@@ -200,6 +217,21 @@ class Telemetry:
         if arrived.published_ns is not None:
             took_ns = start_ns - arrived.published_ns
             shape.record(self.instruments.queue_duration, took_ns, span, semconv.WAIT_SOURCE, arrived.source)
+            # Without a creation context there is no trace that it could stand in.
+            if self._has_wait_spans and took_ns > 0 and arrived.is_known:
+                self._draw_wait(shape, arrived, arrived.published_ns, start_ns)
+
+    def _draw_wait(self, shape: Shape, arrived: Arrived, published_ns: int, start_ns: int) -> None:
+        """A span for the time in the queue, beside that of the processing, below that of the send."""
+        if shape.wait is None:
+            labels: Attributes = {name: shape.labels[name] for name in _OF_WAITS if name in shape.labels}
+            name = semconv.wait_span_name(str(labels.get(semconv.MESSAGING_DESTINATION_NAME, "")))
+            shape.wait = Shape(name, SpanKind.INTERNAL, {**labels, semconv.WAIT: True}, labels, None)
+        attributes = {**shape.wait.attributes, semconv.PUBLISHED_AT_SOURCE: arrived.source}
+        sent = NonRecordingSpan(arrived.context)
+        self.start(shape.wait, sent, attributes, (), published_ns, arrived.pathway, otel.get_current()).end(
+            start_ns
+        )
 
     def processed(self, shape: Shape, took_ns: int, span: SpanContext, failure: str) -> None:
         """How long the processing took."""

@@ -109,6 +109,7 @@ def capture(
     parent: str | None = None,
     kafka: str | None = None,
     receive_spans: bool | None = None,
+    wait_spans: bool | None = None,
     trust: Mapping[str, str] | None = None,
     quiet: bool = True,
     environment: Mapping[str, str] | None = None,
@@ -133,7 +134,13 @@ def capture(
             undo.enter_context(determined())
         undo.enter_context(only(environment or {}))
         settings = _settings.read(
-            service=service, parent=parent, kafka=kafka, receive_spans=receive_spans, trust=trust, quiet=quiet
+            service=service,
+            parent=parent,
+            kafka=kafka,
+            receive_spans=receive_spans,
+            wait_spans=wait_spans,
+            trust=trust,
+            quiet=quiet,
         )
         undo.enter_context(mock.patch.object(_configure, "exporters", captured.outputs))
         off = replace(settings, disabled=True, quiet=True)
