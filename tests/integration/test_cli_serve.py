@@ -87,8 +87,31 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, option: str) -> None:
 
     assert (refused.code, refused.out) == (1, "")
     assert f"cannot listen on 127.0.0.1 port {port}" in refused.err
-    assert "give this one another port (0 takes a free one)" in refused.err
+    assert f"give this one another port with {option} (0 takes a free one)" in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_a_port_that_is_given_twice_is_refused_with_both_options(tmp_path: Path) -> None:
+    refused = tracekit("serve", "--data", str(tmp_path), "--http-port", "5555", "--port", "5555")
+
+    assert refused == Ended(
+        1,
+        "",
+        "tracekit serve: --http-port and --port are both 5555: give each a port of its own (0 takes a free "
+        "one)\n",
+    )
+
+
+@pytest.mark.parametrize("host", ["nohost.invalid", "1.2.3.4", "::1"])
+def test_what_is_no_address_of_this_machine_is_called_that(tmp_path: Path, host: str) -> None:
+    refused = tracekit("serve", "--data", str(tmp_path), *FREE, "--host", host)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert re.fullmatch(
+        rf"tracekit serve: {host} is no IPv4 address of this machine \(.+\): leave --host out for this "
+        r"machine only, or give it 0\.0\.0\.0 for all addresses that this machine has\n",
+        refused.err,
+    )
 
 
 def test_a_port_that_another_tracekit_has_is_named_with_it(tmp_path: Path) -> None:

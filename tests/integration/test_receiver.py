@@ -26,7 +26,7 @@ from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 
 from tracekit.collector.memory import MemoryStore
-from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer
+from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer, _not_to_be_had
 from tracekit.model import Span
 from tracekit.otlp import encode_spans
 
@@ -322,6 +322,14 @@ def test_a_port_of_pages_that_is_taken_is_an_error_with_its_cure() -> None:
             CollectorServer(pages=Pages(), pages_port=port).start()
 
     assert not set(threading.enumerate()) - before
+
+
+def test_a_port_that_only_root_may_have_is_told_as_such() -> None:
+    refused = _not_to_be_had("127.0.0.1", 80, "--port", PermissionError(errno.EACCES, "Permission denied"))
+
+    assert str(refused) == (
+        "this user may not listen on port 80: give it one from 1024 on with --port (0 takes a free one)"
+    )
 
 
 def test_a_page_that_nobody_reads_is_cut_off() -> None:

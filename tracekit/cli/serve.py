@@ -158,7 +158,12 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
         from tracekit.collector.disk import DiskStore
         from tracekit.collector.folder import FolderError
         from tracekit.collector.forward import Forwarder
-        from tracekit.collector.server import CollectorError, CollectorServer, connections_alone
+        from tracekit.collector.server import (
+            CollectorError,
+            CollectorServer,
+            PortTakenError,
+            connections_alone,
+        )
     except ModuleNotFoundError as error:
         return terminal.fail(
             "serve", f"{error.name} is not installed. pip install '.[serve]' in tracekit's clone"
@@ -191,8 +196,10 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             return terminal.fail("serve", error)
         except sqlite3.Error as error:
             return terminal.fail("serve", f"{arguments.data} cannot be used: {error}. {_ROOM}")
-        except CollectorError as error:
+        except PortTakenError as error:
             return terminal.fail("serve", f"{error}{_neighbour(arguments)}")
+        except CollectorError as error:
+            return terminal.fail("serve", error)
         if hosts is None:
             _say(_open_to_all(arguments.host), sys.stderr)
         if not arguments.quiet:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import socket
+from itertools import combinations
 from typing import TYPE_CHECKING, Final, Self
 
 from tracekit.collector.app import LOOPBACK, create_app
@@ -29,8 +31,17 @@ _FILES: Final = 8192
 _OTHER_FILES: Final = 250  # the store's, the listeners' own, and those accepted in place of others
 
 
+_HTTP_PORT: Final = "--http-port"
+_GRPC_PORT: Final = "--grpc-port"
+_PAGES_PORT: Final = "--port"
+
+
 class CollectorError(RuntimeError):
     """The collector could not start; the text says why, and what to do."""
+
+
+class PortTakenError(CollectorError):
+    """Another process has a port that it was to listen on."""
 
 
 def connections_alone() -> int:
@@ -106,11 +117,15 @@ class CollectorServer:
         """Listen on all ports; ready when it returns. Raises CollectorError where a port is taken."""
         if self._running is not None:
             raise CollectorError("this collector is running already; stop it first, or make another one")
+        self._check_ports()
         with contextlib.ExitStack() as started:
-            listening = started.enter_context(_bound(self.host, self.http_port))
+            listening = started.enter_context(_bound(self.host, self.http_port, _HTTP_PORT))
             # All ports are taken before anything listens on one.
-            pages = self._pages and (self._pages, started.enter_context(_bound(self.host, self.pages_port)))
-            with _bound(self.host, self.grpc_port) as probe:
+            pages = self._pages and (
+                self._pages,
+                started.enter_context(_bound(self.host, self.pages_port, _PAGES_PORT)),
+            )
+            with _bound(self.host, self.grpc_port, _GRPC_PORT) as probe:
                 grpc_port = probe.getsockname()[1]
             if self._forward is not None:
                 started.callback(self._forward.stop)  # last of all, for the others hand it what they took
@@ -122,7 +137,7 @@ class CollectorServer:
                     intake, self.host, grpc_port, self._request_timeout_s, self._max_connections
                 )
             except RuntimeError as error:
-                raise _not_to_be_had(self.host, grpc_port, str(error)) from error
+                raise _taken(self.host, grpc_port, _GRPC_PORT, str(error)) from error
             started.callback(grpc_server.stop)
             hosts = LOOPBACK if self.host in LOOPBACK else None
             started.callback(self._listener(create_app(intake, hosts), listening, "http").stop)
@@ -147,6 +162,17 @@ class CollectorServer:
             "connections": {name: listener.refused for name, listener in self._listeners.items()},
             "forward": None if self._forward is None else self._forward.status(),
         }
+
+    def _check_ports(self) -> None:
+        # Two sockets may be bound to one port while none of them listens.
+        ports = {_HTTP_PORT: self.http_port, _GRPC_PORT: self.grpc_port}
+        if self._pages:
+            ports[_PAGES_PORT] = self.pages_port
+        for (one, port), (other, same) in combinations(ports.items(), 2):
+            if port and port == same:
+                raise CollectorError(
+                    f"{one} and {other} are both {port}: give each a port of its own (0 takes a free one)"
+                )
 
     def _check_forward(self, forward: Forwarder, *ports: int) -> None:
         host, port = forward.address
@@ -181,20 +207,38 @@ class CollectorServer:
         self.stop()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that has the port; its listener starts later."""
+def _bound(host: str, port: int, option: str) -> socket.socket:
+    """A socket that has the port, which this option names; its listener starts later."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
         bound.close()
-        raise _not_to_be_had(host, port, str(error)) from error
+        raise _not_to_be_had(host, port, option, error) from error
     return bound
 
 
-def _not_to_be_had(host: str, port: int, reason: str) -> CollectorError:
-    return CollectorError(
+def _not_to_be_had(host: str, port: int, option: str, error: OSError | OverflowError) -> CollectorError:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    if number == errno.EADDRINUSE:
+        return _taken(host, port, option, reason)
+    if isinstance(error, socket.gaierror) or number == errno.EADDRNOTAVAIL:
+        return CollectorError(
+            f"{host} is no IPv4 address of this machine ({reason}): leave --host out for this machine only, "
+            "or give it 0.0.0.0 for all addresses that this machine has"
+        )
+    if number == errno.EACCES:
+        return CollectorError(
+            f"this user may not listen on port {port}: give it one from 1024 on with {option} "
+            "(0 takes a free one)"
+        )
+    return CollectorError(f"the collector cannot listen on {host} port {port}: {reason}")
+
+
+def _taken(host: str, port: int, option: str, reason: str) -> PortTakenError:
+    return PortTakenError(
         f"the collector cannot listen on {host} port {port}: {reason}. Perhaps another collector runs there: "
-        "stop it, or give this one another port (0 takes a free one)"
+        f"stop it, or give this one another port with {option} (0 takes a free one)"
     )
