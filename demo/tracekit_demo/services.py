@@ -210,5 +210,6 @@ def _surroundings() -> dict[str, str]:
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "OTEL_BLRP_SCHEDULE_DELAY": "200",
         "OTEL_PYTHON_EXCLUDED_URLS": "health",
+        "TRACEKIT_WAIT_SPANS": "true",  # for those who look with Jaeger
         "PYTHONUNBUFFERED": "1",
     }
