@@ -95,13 +95,19 @@ class ApiSource:
     Bounds: `MAX_ANSWER_BYTES` of an answer, which may take 30 s in all; 1 MiB of a live event.
     """
 
-    def __init__(self, url: str = DEFAULT_SERVER, *, silence_s: float = _READ_S) -> None:
-        """`silence_s` is how long an answer may be silent. Raises SourceError for what is no URL."""
+    def __init__(
+        self, url: str = DEFAULT_SERVER, *, silence_s: float = _READ_S, us: str = "tracekit"
+    ) -> None:
+        """`silence_s` is how long an answer may be silent, `us` how tracekit is called.
+
+        Raises SourceError for what is no URL.
+        """
         host = _host(url)
         if not host:
             raise SourceError(f"{url!r} is no address of a server; it looks like {DEFAULT_SERVER}")
         self.url = url.rstrip("/")
         self._silence_s = silence_s
+        self._us = us
         self._opener = build_opener(*([ProxyHandler({})] if host in LOOPBACK else []))
 
     def find(self, query: str, *, limit: int = 100, after: str | None = None) -> Page:
@@ -220,7 +226,7 @@ class ApiSource:
     def _unreached(self, error: OSError) -> NotReachedError:
         reason = error.reason if isinstance(error, URLError) else error
         return NotReachedError(
-            f"nobody answers at {self.url} ({_said(reason)}). Start it: tracekit serve; "
+            f"nobody answers at {self.url} ({_said(reason)}). Start it: {self._us} serve; "
             "or say where it is: --server URL"
         )
 

@@ -267,21 +267,15 @@ def _await_consuming(services: Services) -> None:
 
 def _greet(collector: Collector, home: Home) -> None:
     """Where the flows are, and what to do with them from another terminal."""
+    from tracekit.cli import called
     from tracekit.sources import DEFAULT_SERVER
 
     server = "" if collector.api == DEFAULT_SERVER else f" --server {collector.api}"
     data = "" if home.folder == default_folder() else f" --data {home.folder}"
     _say(f"flows are kept in {home.folder}, and answered for at {collector.api}/api/flows", _width())
-    us = _us()
+    us = called.us()
     _say(f"in another terminal: {us} flows{server}   {us} flow ID{server}", _width())
     _say(f"to make something go wrong: {us} demo fault{data}", _width())
-
-
-def _us() -> str:
-    """How to call tracekit: as `make demo` does it, it is not on the path."""
-    if shutil.which("tracekit"):
-        return "tracekit"
-    return sys.argv[0] if Path(sys.argv[0]).name == "tracekit" else "python -m tracekit"
 
 
 def _place(shop: _Started, number: int, scenario: Scenario) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tracekit.model import LogLine, Span
 
 TRACEKIT: Final = (sys.executable, "-m", "tracekit")
+US: Final = " ".join(TRACEKIT)
+"""How they say it is called."""
 FREE: Final = ("--http-port", "0", "--grpc-port", "0", "--port", "0")
 PATIENCE_S: Final = 60
 

@@ -18,7 +18,7 @@ import opentelemetry
 import pytest
 
 from tests.e2e.programs import environment
-from tests.integration.serving import serving
+from tests.integration.serving import US, serving
 from tracekit import _configure, cli
 from tracekit.cli import trial
 
@@ -188,7 +188,7 @@ def test_an_endpoint_that_nobody_listens_at_is_a_failure_with_the_cure() -> None
     assert (done.returncode, done.stderr) == (1, "")
     assert (
         f"failure  endpoint    {NOBODY}/v1/traces: Connection refused\n"
-        "                     start it: tracekit serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT\n"
+        f"                     start it: {US} serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT\n"
     ) in done.stdout
     assert done.stdout.endswith("\n1 failure, 1 warning\n")
 

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 import pytest
 
 from tests.e2e.programs import environment
-from tests.integration.serving import FREE, PATIENCE_S, TRACEKIT, Ended, serving, tracekit
+from tests.integration.serving import FREE, PATIENCE_S, TRACEKIT, US, Ended, serving, tracekit
 from tracekit.collector.segments import Segments
 from tracekit.otlp import encode_spans
 from tracekit.sources import ApiSource
@@ -37,7 +37,7 @@ def test_it_says_where_it_listens_what_it_has_and_how_to_begin(tmp_path: Path) -
             r"Two lines in a service send the first one:\n"
             r"    import tracekit\n"
             rf'    tracekit\.configure\("orders", endpoint="{server.otlp}"\)\n'
-            rf"Without a change to it: tracekit run --endpoint {server.otlp} -- python worker\.py\n",
+            rf"Without a change to it: {US} run --endpoint {server.otlp} -- python worker\.py\n",
             server.greeting,
         )
 
@@ -61,7 +61,7 @@ def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
         server.end()
     with serving(tmp_path) as server:
         assert re.search(rf"data  {tmp_path}: 1 flow, \d+ kB of 2 GB, since 2023-11-14\n", server.greeting)
-        assert server.greeting.endswith(f"  look  tracekit flows --server {server.api}\n")
+        assert server.greeting.endswith(f"  look  {US} flows --server {server.api}\n")
         source = ApiSource(server.api)
         (flow,) = source.find("").flows
         assert len(source.flow(flow.id).spans) == len(shop())
@@ -171,6 +171,26 @@ def test_a_disk_without_room_for_an_index_is_refused_with_the_cure(tmp_path: Pat
     assert (refused.returncode, refused.stdout) == (1, "")
     assert re.search(r"data cannot be used: .+\. Make room on its disk, or give another", refused.stderr)
     assert "Traceback" not in refused.stderr
+
+
+def test_without_its_extra_it_names_the_extra_and_how_to_get_it() -> None:
+    program = (
+        "import sys; sys.modules['grpc'] = None; from tracekit import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", program, "serve"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        'tracekit serve: the extra "serve" is not installed (there is no grpc). '
+        "pip install '.[serve]' in tracekit's clone\n"
+    )
 
 
 def test_who_opens_it_to_others_is_warned(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tracekit.cli import flows
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 
 def test_without_a_command_it_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +32,38 @@ def test_it_runs_as_a_module_too() -> None:
     )
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "tracekit run: no program given. Try: tracekit run -- python worker.py\n"
+    assert done.stderr == (
+        f"tracekit run: no program given. Try: {sys.executable} -m tracekit run -- python worker.py\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "named"),
+    [
+        ("tracekit", "bin", "tracekit"),
+        ("bin/tracekit", "bin", "tracekit"),
+        ("bin/tracekit", "elsewhere", "bin/tracekit"),
+        ("bin/tracekit", "other", "bin/tracekit"),  # one is found, and it is another one
+    ],
+)
+def test_what_it_says_to_type_can_be_typed(tmp_path: Path, command: str, path: str, named: str) -> None:
+    program = f"#!{sys.executable}\nfrom tracekit.cli import main\nmain()\n"
+    for folder in ("bin", "other"):
+        script = tmp_path / folder / "tracekit"
+        script.parent.mkdir()
+        script.write_text(program)
+        script.chmod(0o755)
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} run"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path / path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == f"tracekit run: no program given. Try: {named} run -- python worker.py\n"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from tracekit.cli.called import us
+
 HELP = "run a program, traced: tracekit run -- uvicorn app:app"
 
 _EPILOG = """\
@@ -55,12 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     if program[:1] == ["--"]:
         program = program[1:]
     if not program:
-        return _fail("no program given. Try: tracekit run -- python worker.py")
+        return _fail(f"no program given. Try: {us()} run -- python worker.py")
     found = shutil.which(program[0])
     if found is None:
-        hint = (
-            f"Try: tracekit run -- python {program[0]}" if program[0].endswith(".py") else "Is it installed?"
-        )
+        hint = f"Try: {us()} run -- python {program[0]}" if program[0].endswith(".py") else "Is it installed?"
         return _fail(f"there is no program {program[0]!r} here. {hint}")
     environment = _environment(arguments)
     error = _wrong_setting(environment)

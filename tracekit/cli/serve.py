@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from tracekit import _settings
 from tracekit.cli import terminal
+from tracekit.cli.called import us
 from tracekit.cli.rows import moment
 from tracekit.cli.terminal import size
 from tracekit.flow.text import counted, harmless
@@ -166,7 +167,9 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
         )
     except ModuleNotFoundError as error:
         return terminal.fail(
-            "serve", f"{error.name} is not installed. pip install '.[serve]' in tracekit's clone"
+            "serve",
+            f'the extra "serve" is not installed (there is no {error.name}). '
+            "pip install '.[serve]' in tracekit's clone",
         )
     complaints = _Complaints()
     logger = logging.getLogger("tracekit")
@@ -302,7 +305,7 @@ def _greeting(server: CollectorServer, held: Held, data: Path, forward: str | No
         yield f"  to    {forward}"
     if held.flows:
         option = "" if server.pages_endpoint == DEFAULT_SERVER else f" --server {server.pages_endpoint}"
-        yield f"  look  tracekit flows{option}"
+        yield f"  look  {us()} flows{option}"
     else:
         yield terminal.first_flow(server.http_endpoint)
 

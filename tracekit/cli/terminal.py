@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
 
 from tracekit import _settings
+from tracekit.cli.called import us
 from tracekit.flow.text import harmless
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def source(arguments: argparse.Namespace) -> ApiSource:
     """Whom to ask. Raises SourceError for a wrong URL."""
     from tracekit.sources import ApiSource
 
-    return ApiSource(arguments.server)
+    return ApiSource(arguments.server, us=us())
 
 
 def width() -> int:
@@ -103,7 +104,7 @@ def first_flow(endpoint: str | None) -> str:
         "Two lines in a service send the first one:\n"
         "    import tracekit\n"
         f'    tracekit.configure("orders"{there})\n'
-        f"Without a change to it: tracekit run{option} -- python worker.py"
+        f"Without a change to it: {us()} run{option} -- python worker.py"
     )
 
 

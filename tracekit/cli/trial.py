@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import getproxies, urlopen
 
+from tracekit.cli.called import us
 from tracekit.flow.text import duration
 from tracekit.sources import NotFoundError
 
@@ -78,7 +79,7 @@ def probe(signal: str, settings: Settings) -> Probe:
         url = str(getattr(exporter, "_endpoint", settings.endpoint))
         try:
             if reason := _unreached(url):
-                cure = "start it: tracekit serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT"
+                cure = f"start it: {us()} serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT"
                 return Probe(url, time.monotonic() - began_s, reason, cure)
             is_taken = exporter.export(_nothing(signal)).name == "SUCCESS"
         finally:
