@@ -200,6 +200,33 @@ def test_what_is_refused_there_is_counted_and_not_sent_again(status: int) -> Non
         assert forwarder.status()["refused"] == 1
 
 
+def test_what_goes_wrong_is_told_with_what_follows_and_the_cure() -> None:
+    meaning = "What is refused is kept here, and not sent on. Look at OTEL_EXPORTER_OTLP_HEADERS"
+    with upstream((401, {}, b"")) as other, forwarding_to(other.url) as forwarder:
+        assert forwarder.troubles() == ()
+        forwarder.add("traces", b"1", "protobuf")
+        until(forwarder.loss)
+
+        assert forwarder.troubles() == (
+            f"forwarding to {other.url} fails: 401 Unauthorized. {meaning}",
+            f"1 request was not forwarded to {other.url}; it is all kept here",
+        )
+        forwarder.add("traces", b"2", "protobuf")
+        until(lambda: forwarder.status()["forwarded"])
+
+        assert forwarder.troubles() == (f"1 request was not forwarded to {other.url}; it is all kept here",)
+
+
+def test_what_speaks_no_http_is_told_as_such() -> None:
+    with CollectorServer() as other, forwarding_to(other.grpc_endpoint) as forwarder:
+        forwarder.add("traces", BODIES["traces"], "protobuf")
+        until(forwarder.troubles)
+
+        (trouble,) = forwarder.troubles()
+    assert "fails: what listens there speaks no HTTP. " in trouble
+    assert trouble.endswith("If it speaks gRPC: --forward-protocol grpc")
+
+
 def test_records_that_are_refused_there_are_counted() -> None:
     with CollectorServer() as other, forwarding_to(other.http_endpoint) as forwarder:
         for encoding in ("protobuf", "json"):

@@ -189,7 +189,12 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
                 host=arguments.host,
                 http_port=arguments.http_port,
                 grpc_port=arguments.grpc_port,
-                pages=create_api(archive, hosts, more=lambda: _more(server, arguments.data)),
+                pages=create_api(
+                    archive,
+                    hosts,
+                    more=lambda: _more(server, arguments.data),
+                    troubles=forward.troubles if forward else tuple,
+                ),
                 pages_port=arguments.port,
                 forward=forward,
                 max_connections=connections_alone(),
@@ -213,6 +218,8 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
         except FolderError as error:
             return terminal.fail("serve", error)
         server.stop()  # what is under way is finished
+        if forward and (loss := forward.loss()):
+            complaints.say(loss)
         held = archive.held()
     if not arguments.quiet:
         _say(f"\nended: {_amount(held)} in {arguments.data}", sys.stdout)

@@ -18,6 +18,7 @@ import asyncio
 import re
 import sqlite3
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qsl
@@ -34,7 +35,7 @@ from tracekit.flow.search import SearchError, parse
 from tracekit.otlp import encode_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -78,13 +79,14 @@ def create_api(
     *,
     now_ns: Callable[[], int] = time.time_ns,
     more: Callable[[], Mapping[str, Json]] = dict,
+    troubles: Callable[[], Sequence[str]] = tuple,
 ) -> ASGIApp:
     """The application; it watches the archive from now on.
 
     `hosts` are the names by which it may be called; None: by any. `more` is what the status says beside
-    the archive, called in a thread.
+    the archive, `troubles` what goes wrong beside it; both are called in a thread.
     """
-    api = _Api(archive, now_ns, more)
+    api = _Api(archive, now_ns, more, troubles)
     routes = [Route(operation.path, api.endpoint(operation), methods=["GET"]) for operation in OPERATIONS]
     router = Router(
         [Route("/", Response(_WELCOME, media_type="text/plain", headers=_HEADERS)), *routes],
@@ -124,11 +126,16 @@ class _RefusalError(Exception):
 
 class _Api:
     def __init__(
-        self, archive: Archive, now_ns: Callable[[], int], more: Callable[[], Mapping[str, Json]]
+        self,
+        archive: Archive,
+        now_ns: Callable[[], int],
+        more: Callable[[], Mapping[str, Json]],
+        troubles: Callable[[], Sequence[str]],
     ) -> None:
         self._archive = archive
         self._now_ns = now_ns
         self._more = more
+        self._troubles = troubles
         self._version = version("tracekit")
         self._traffic = Traffic(now_ns)
         self._live = Live(self._status_event)
@@ -246,9 +253,10 @@ class _Api:
         return _json(overviews.metrics(each for each in found if service in ("", each.service.name)))
 
     def _status(self) -> Object:
+        held = self._archive.held()
         return overviews.status(
             version=self._version,
-            held=self._archive.held(),
+            held=replace(held, troubles=(*held.troubles, *self._troubles())),
             counts=self._archive.counts(),
             watchers=self._live.watchers,
             more=self._more(),

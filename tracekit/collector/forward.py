@@ -25,10 +25,11 @@ import grpc
 from grpc._channel import Channel
 
 from tracekit.collector.seldom import Seldom
+from tracekit.flow.text import counted
 from tracekit.otlp import rejected_of, retry_after_s, to_protobuf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tracekit.otlp import Encoding, Signal
 
@@ -57,6 +58,16 @@ _METHODS: Final[dict[Signal, str]] = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
+_DROPPED: Final = ("queue_full", "given_up", "stopped", "internal")
+_NO_HTTP: Final = "what listens there speaks no HTTP"
+_CURES: Final = (
+    ((_NO_HTTP,), "If it speaks gRPC: --forward-protocol grpc"),
+    (("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"), "Look at OTEL_EXPORTER_OTLP_HEADERS"),
+    (("404", "405", "UNIMPLEMENTED"), "Is it an OTLP receiver, and --forward without the signal's path?"),
+    (("429", "503", "RESOURCE_EXHAUSTED"), "It cannot keep up: look at its log"),
+    (("refused", "not known", "UNAVAILABLE"), "Start a collector there, or name another with --forward"),
+)
+"""What the other side, or the network, says, and what to do."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -123,10 +134,25 @@ class Forwarder:
         self._queue: deque[_Request] = deque()
         self._bytes = 0
         self._counts: Counter[str] = Counter()
-        self._trouble = ""
+        self._trouble: _Again | _Refused | None = None
         self._seldom = Seldom(f"forwarding to {endpoint} fails")
         self._stop_by: float | None = None
         self._thread: threading.Thread | None = None
+
+    def loss(self) -> str:
+        """How much was not forwarded, and will not be, in a sentence; empty where all was, or may yet be."""
+        with self._changed:
+            lost = sum(self._counts[outcome] for outcome in ("refused", *_DROPPED))
+        if not lost:
+            return ""
+        was = "was" if lost == 1 else "were"
+        return f"{counted(lost, 'request')} {was} not forwarded to {self.endpoint}; it is all kept here"
+
+    def troubles(self) -> Sequence[str]:
+        """What goes wrong, in sentences for people."""
+        trouble, loss = self._trouble, self.loss()
+        failing = trouble and f"forwarding to {self.endpoint} fails: {trouble}. {self._meaning(trouble)}"
+        return tuple(said for said in (failing, loss) if said)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -172,14 +198,10 @@ class Forwarder:
                 "forwarded": self._counts["forwarded"],
                 "refused": self._counts["refused"],
                 "refused_records": self._counts["records"],
-                "dropped": {
-                    reason: self._counts[reason]
-                    for reason in ("queue_full", "given_up", "stopped", "internal")
-                    if self._counts[reason]
-                },
+                "dropped": {reason: self._counts[reason] for reason in _DROPPED if self._counts[reason]},
                 "waiting": len(self._queue),
                 "waiting_bytes": self._bytes,
-                "trouble": self._trouble,
+                "trouble": str(self._trouble or ""),
             }
 
     def _run(self) -> None:
@@ -211,16 +233,16 @@ class Forwarder:
             try:
                 self._counts["records"] += client.send(request)
             except _Refused as error:
-                self._say(str(error))
+                self._say(error)
                 return "refused"
             except _Again as error:
-                self._say(str(error))
+                self._say(error)
                 wait_s = error.after_s
             except Exception as error:  # noqa: BLE001 - it costs this request, not those that follow
                 self._seldom.say("a request could not be sent", error)
                 return "internal"
             else:
-                self._trouble = ""
+                self._trouble = None
                 return "forwarded"
             if wait_s is None:
                 wait_s = pause_s * random.uniform(0.75, 1.25)  # noqa: S311
@@ -233,9 +255,21 @@ class Forwarder:
                     return "stopped"
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
-    def _say(self, trouble: str) -> None:
+    def _say(self, trouble: _Again | _Refused) -> None:
         self._trouble = trouble
-        self._seldom.say(trouble)
+        self._seldom.say(f"{trouble}. {self._meaning(trouble)}")
+
+    def _meaning(self, trouble: _Again | _Refused) -> str:
+        """What follows from it, and what to do."""
+        cure = next(
+            (cure for signs, cure in _CURES if any(sign in str(trouble) for sign in signs)), "Look at its log"
+        )
+        if isinstance(trouble, _Refused):
+            return f"What is refused is kept here, and not sent on. {cure}"
+        return (
+            f"All is kept here, and tried again for {MAX_AGE_S / 60:.0f} minutes; what waits beyond "
+            f"{self._max_bytes >> 20} MiB is not sent on. {cure}"
+        )
 
 
 class _Http:
@@ -252,13 +286,13 @@ class _Http:
             return self._send(request)
         except ConnectionError as error:
             if not was_open:  # else it may have been closed since the last request
-                raise _Again(f"{type(error).__name__}: {error}") from error
+                raise _Again(_reason(error)) from error
         except (OSError, http.client.HTTPException) as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
+            raise _Again(_reason(error)) from error
         try:
             return self._send(request)
         except (OSError, http.client.HTTPException) as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
+            raise _Again(_reason(error)) from error
 
     def _send(self, request: _Request) -> int:
         headers = {**self._target.headers, "content-type": _CONTENT_TYPES[request.encoding]}
@@ -320,6 +354,13 @@ class _Grpc:
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _reason(error: OSError | http.client.HTTPException) -> str:
+    """Why HTTP failed, without the bytes that are none of it."""
+    if isinstance(error, OSError):
+        return error.strerror or f"{type(error).__name__}: {error}"
+    return _NO_HTTP if isinstance(error, http.client.BadStatusLine) else type(error).__name__
 
 
 def _target(endpoint: str, protocol: Way, headers: Mapping[str, str], timeout_s: float) -> _Target:
