@@ -194,6 +194,37 @@ def test_without_its_extra_it_names_the_extra_and_how_to_get_it() -> None:
     )
 
 
+def test_a_disk_with_less_room_than_it_may_take_is_told_at_the_start(tmp_path: Path) -> None:
+    with serving(tmp_path, *FREE, "--max-size", "1000000TB") as server:
+        ended = server.end()
+
+    assert re.fullmatch(
+        rf"tracekit serve: \d\S* [kMGT]B are free on the disk of {tmp_path}, and --max-size 1000000 TB "
+        r"allows for 1000000 TB more: once it is full, senders get 503 and try again; free some, or start "
+        r"with a smaller --max-size\n",
+        ended.err,
+    )
+
+
+def test_where_only_the_demo_has_flows_it_says_how_to_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    data = tmp_path / "tracekit"
+    with Segments(data / "demo" / "segments", max_bytes=10**9) as segments:
+        segments.append(1, encode_spans(shop()))
+    hint = f"  demo  its flows: {US} serve --data {data / 'demo'}\n"
+
+    with serving(data) as server:
+        assert hint in server.greeting
+        server.send(shop())
+        server.end()
+    with serving(data) as server:
+        assert hint not in server.greeting
+    with serving(tmp_path / "elsewhere") as server:
+        assert hint not in server.greeting
+
+
 def test_who_opens_it_to_others_is_warned(tmp_path: Path) -> None:
     with serving(tmp_path, *FREE, "--host", "0.0.0.0") as server:
         ended = server.end()
@@ -242,6 +273,7 @@ def test_quiet_it_says_nothing(tmp_path: Path) -> None:
         ("--max-size", "much", "'much': must be a size; e.g. 500MB or 2GB"),
         ("--max-size", "9MB", "'9MB': must be 10 MB or more"),
         ("--port", "70000", "'70000': must be a port, 0 to 65535; 0 takes a free one"),
+        ("--data", "", "'': must not be empty; leave the option out"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_with_one_that_can(option: str, value: str, cure: str) -> None:

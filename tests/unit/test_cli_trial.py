@@ -99,6 +99,26 @@ def test_data_is_where_a_user_s_data_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert options().data == Path("/home/ada/.local/share/tracekit")
 
 
+def test_a_directory_is_absolute_wherever_it_is_named_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert options("--data", "flows").data == tmp_path / "flows"
+
+
+def test_a_full_disk_is_one_complaint_whoever_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    complaints = serve._Complaints(Path("/data"))
+
+    for met in ("[Errno 28] No space left on device", "database or disk is full", "Disk quota exceeded"):
+        complaints.say(f"the disk does not take what is to be written: {met}")
+
+    assert capsys.readouterr().err == (
+        "tracekit serve: no room left on /data: senders get 503 and try again; free some, or start with a "
+        "smaller --max-size\n"
+    )
+
+
 def options(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     serve.configure_parser(parser)

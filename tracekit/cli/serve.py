@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Final, TextIO, cast
 from urllib.parse import urlsplit
 
@@ -50,6 +53,8 @@ _UNITS: Final = ("", "K", "M", "G", "T")
 _LEAST_BYTES: Final = 10_000_000
 _LOOK_S: Final = 1.0
 _ROOM: Final = "Make room on its disk, or give another directory with --data"
+_NO_ROOM: Final = "senders get 503 and try again; free some, or start with a smaller --max-size"
+_FULL: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full")
 _MAX_COMPLAINTS: Final = 1000
 
 
@@ -77,8 +82,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        type=Path,
-        default=_data_home() / "tracekit",
+        type=_directory,
+        default=_default_data(),
         help="the directory that everything is kept in (default: %(default)s)",
     )
     parser.add_argument(
@@ -86,7 +91,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         type=_size,
         default="2GB",
-        help="at most so much disk; the oldest goes first (default: %(default)s)",
+        help="about so much disk, for seconds a fifth more; the oldest goes first (default: %(default)s)",
     )
     parser.add_argument(
         "--forward",
@@ -127,10 +132,16 @@ def _size(text: str) -> int:
     return wanted
 
 
-def _data_home() -> Path:
+def _directory(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: must not be empty; leave the option out")
+    return Path(text).absolute()
+
+
+def _default_data() -> Path:
     """Where a user's data is. Source: the XDG Base Directory Specification; a relative one does not count."""
     named = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return named if named.is_absolute() else Path.home() / ".local" / "share"
+    return (named if named.is_absolute() else Path.home() / ".local" / "share") / "tracekit"
 
 
 def _headers() -> Mapping[str, str]:
@@ -171,7 +182,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             f'the extra "serve" is not installed (there is no {error.name}). '
             "pip install '.[serve]' in tracekit's clone",
         )
-    complaints = _Complaints()
+    complaints = _Complaints(arguments.data)
     logger = logging.getLogger("tracekit")
     logger.addHandler(complaints)
     logger.propagate = False
@@ -210,8 +221,11 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             return terminal.fail("serve", error)
         if hosts is None:
             _say(_open_to_all(arguments.host), sys.stderr)
+        held = archive.held()
+        with suppress(OSError):
+            complaints.say(_short_of_room(disk_usage(arguments.data).free, held, arguments.data))
         if not arguments.quiet:
-            for row in _greeting(server, archive.held(), arguments.data, arguments.forward):
+            for row in _greeting(server, held, arguments.data, arguments.forward):
                 _say(row, sys.stdout)
         try:
             _watch(archive, end.asked, complaints, quiet=arguments.quiet)
@@ -261,18 +275,25 @@ def _say(text: str, stream: TextIO) -> None:
 
 
 class _Complaints(logging.Handler):
-    """Says on standard error what goes wrong, each thing once, whatever the numbers in it are."""
+    """Says on standard error what goes wrong, each thing once, whatever the numbers in it are.
 
-    def __init__(self) -> None:
+    A full disk fails the segments, the index and the senders, each in its own words: it is one thing.
+    """
+
+    def __init__(self, data: Path) -> None:
         super().__init__(logging.WARNING)
+        self._data = data
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.say(record.getMessage().removeprefix("tracekit: "))
 
     def say(self, trouble: str) -> None:
+        """Say it; nothing, where it is empty."""
+        if any(sign in trouble for sign in _FULL):
+            trouble = f"no room left on {self._data}: {_NO_ROOM}"
         kind = re.sub(r"\d+", "", trouble)
-        if kind not in self._said and len(self._said) < _MAX_COMPLAINTS:
+        if kind and kind not in self._said and len(self._said) < _MAX_COMPLAINTS:
             self._said.add(kind)
             _say(f"tracekit serve: {harmless(trouble)}", sys.stderr)
 
@@ -314,7 +335,21 @@ def _greeting(server: CollectorServer, held: Held, data: Path, forward: str | No
         option = "" if server.pages_endpoint == DEFAULT_SERVER else f" --server {server.pages_endpoint}"
         yield f"  look  {us()} flows{option}"
     else:
+        demo = data / "demo"
+        if data == _default_data() and any((demo / "segments").glob("*.seg")):
+            yield f"  demo  its flows: {us()} serve --data {shlex.quote(str(demo))}"
         yield terminal.first_flow(server.http_endpoint)
+
+
+def _short_of_room(free: int, held: Held, data: Path) -> str:
+    """What there is to say of the room on the disk; empty where there is enough."""
+    wanted = held.max_bytes - held.bytes
+    if free >= wanted:
+        return ""
+    return (
+        f"{size(free)} are free on the disk of {data}, and --max-size {size(held.max_bytes)} allows for "
+        f"{size(wanted)} more: once it is full, {_NO_ROOM}"
+    )
 
 
 def _amount(held: Held) -> str:

@@ -75,7 +75,10 @@ _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
 _MAX_GROWTHS: Final = 50_000
 """Rows that wait for being written; about as many as come within a second, if they come as fast as can be."""
-_NOT_TAKEN: Final = "the disk does not take what is to be written: {}"
+_NOT_TAKEN: Final = (
+    "the disk does not take what is to be written ({}): senders get 503 and try again; where it is full, "
+    "free some, or start with a smaller --max-size"
+)
 _LOOK_S: Final = 2.0
 """So often the index is asked for flows that were not built yet."""
 _LED: Final = 0.0
