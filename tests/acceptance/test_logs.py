@@ -909,10 +909,10 @@ def test_a_line_costs_a_small_multiple_of_what_it_did(exported: Exported) -> Non
     def seconds() -> float:
         best = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             for n in range(300):
                 log.info("order paid", order=n, amount=12.5, user="ann", path="/orders/7")
-            best.append(time.perf_counter() - start)
+            best.append(time.thread_time() - start)
         return min(best)
 
     with tracer.start_as_current_span("work"):

@@ -335,11 +335,12 @@ def test_a_flow_of_10000_spans_builds_at_once(shape: str) -> None:
         spans.append(span("work", i + 1, 80_000 - i, parent=parent))
     chosen.shuffle(spans)
 
-    started = time.perf_counter()
+    began_s = time.thread_time()
     flow = build_flow(spans)
+    took_s = time.thread_time() - began_s
 
     assert len(flow.spans) == 10_000
-    assert time.perf_counter() - started < 2.5  # 0.3 s on an idle machine
+    assert took_s < 2.5  # 0.3 s on an idle machine
 
 
 def _hub(many: int) -> Iterator[Span]:
@@ -384,11 +385,12 @@ def test_no_shape_of_a_flow_takes_a_time_that_grows_as_its_square(
 ) -> None:
     few, many = list(shape(200)), list(shape(6_400))
 
-    took_s = []
-    for spans in (few, many):
+    def took_s(spans: list[Span]) -> float:
         began_s = time.thread_time()
         flow = build_flow(spans)
-        took_s.append(time.thread_time() - began_s)
+        took_s = time.thread_time() - began_s
         assert len(flow.spans) == len(spans)
+        return took_s
 
-    assert took_s[1] < 100 * took_s[0]  # 32 if all is well
+    # 32 if all is well. Who shares the processor's caches makes work slower, though not three times over.
+    assert any(took_s(many) < 100 * took_s(few) for _ in range(3))
