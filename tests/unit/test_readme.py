@@ -17,11 +17,13 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import tomllib
 import urllib.request
 from collections import deque
@@ -37,6 +39,7 @@ from opentelemetry.trace import SpanKind
 
 import tracekit
 from tests.e2e.programs import listening, running
+from tests.integration.serving import PATIENCE_S, tracekit_here
 from tracekit import cli, semconv
 
 if TYPE_CHECKING:
@@ -360,8 +363,8 @@ def compiled(block: Block) -> Any:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in PYTHON if block.stage != "worker"], ids=line_of
-)  # the worker runs after the service
+    "block", [block for block in PYTHON if block.stage not in ("worker", "bank")], ids=line_of
+)  # these run with the service
 def test_an_example_does_what_the_readme_says(block: Block, request: pytest.FixtureRequest) -> None:
     def run(names: Mapping[str, Any] | None) -> Mapping[str, Any]:
         namespace: dict[str, Any] = {"__text__": block.text}
@@ -401,6 +404,69 @@ def test_its_programs_run_traced_without_the_two_lines(tmp_path: Path, flow_sink
     assert "order 7 billed: 200" in [line.body for line in flow.logs]
 
 
+def test_its_commands_in_their_order_show_the_flow_of_an_order(tmp_path: Path) -> None:
+    """As they stand there, but for ports that are free, and for the data's directory."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    (shown,) = [block.text for block in BLOCKS if block.text.startswith("tracekit serve ")]
+    http, grpc, api, kafka, bank_port, app_port = free_ports(6)
+    for name in ("app", "worker", "bank"):
+        text = only_block({"app": "service"}.get(name, name))
+        (tmp_path / f"{name}.py").write_text(text.replace("9092", kafka).replace("8001", bank_port))
+    for there, here in (("9092", kafka), ("8001", bank_port), ("8000", app_port)):
+        shown = shown.replace(there, here)
+    serve, broker, bank_, app, worker, curl, flow = (
+        shlex.split(line, comments=True) for line in shown.splitlines()
+    )
+    ports = ["--http-port", http, "--grpc-port", grpc, "--port", api, "--data", str(tmp_path / "data")]
+    programs = {
+        http: [*serve, *ports],
+        kafka: broker,
+        bank_port: bank_,
+        app_port: [*app, "--port", app_port],
+        "": worker,
+    }
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://localhost:{http}"}
+
+    with ExitStack() as started:
+        for port, command in programs.items():
+            started.enter_context(running(command, variables, folder=tmp_path))
+            if port:
+                wait_for_listener(port)
+        placed = subprocess.run(curl, capture_output=True, text=True, check=True)
+        hops = ["POST /orders", "send orders", "orders waited", "process orders"]
+        hops.append(f"POST localhost:{bank_port} /orders")
+        drawn = ""
+        rows: list[str] = []
+        until = time.monotonic() + PATIENCE_S
+        while rows != hops and time.monotonic() < until:
+            drawn = tracekit_here(*flow[1:], "--server", f"http://127.0.0.1:{api}").out
+            rows = re.findall(r"^(?:orders|kafka|billing) +[└├│ ]*(.+?)  ", drawn, re.MULTILINE)
+            time.sleep(0.05)
+
+    assert placed.stdout == '{"status":"taken"}'
+    assert rows == hops
+    assert "order 7 billed: 200" in drawn
+
+
+def free_ports(number: int) -> list[str]:
+    with ExitStack() as taken:
+        bound = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [str(each.getsockname()[1]) for each in bound]
+
+
+def wait_for_listener(port: str) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", int(port))).close()
+        except OSError:
+            assert time.monotonic() < until, f"nobody listens on {port}"
+            time.sleep(0.02)
+        else:
+            return
+
+
 @contextmanager
 def own_broker() -> Iterator[str]:
     """The broker as the README starts it, at a port that is free; its address.
@@ -409,9 +475,10 @@ def own_broker() -> Iterator[str]:
     what partitions a topic has before the group has formed: kafka-python asks only after 0.1 s, where its
     thread was faster than that of the program, and the mock would assign nothing for 29 s.
     """
-    ((command, topic),) = re.findall(r"`(python -m tracekit_demo\.broker --port) 9092 (orders)`", README)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    ((command, topic),) = re.findall(
+        r"^(python -m tracekit_demo\.broker --port) 9092 (orders) ", README, re.MULTILINE
+    )
+    (port,) = free_ports(1)
     started = [sys.executable, *shlex.split(command)[1:], port, topic]
     with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None
