@@ -1,23 +1,21 @@
-"""What a flow itself says of what went wrong, in sentences: the long work, the failure and where it came
-from, the wait that grows, the context that was lost."""
+"""What flows say of what went wrong, in sentences: the failure and where it came from, the wait that grows
+from order to order, the context that was lost. What took long, each flow says itself: `flow.remarks`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracekit.flow.remarks import LONG_WAIT_NS
 from tracekit.flow.text import duration
 from tracekit.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tracekit.flow import Flow, Path
+    from tracekit.flow import Flow
     from tracekit.model import Span
     from tracekit_demo.expected import Edge
 
-_LONG_NS: Final = 1_000_000_000
-_LONG_WAIT_NS: Final = 1_500_000_000
 _GROWN_NS: Final = 500_000_000
 _WORK_SHARE: Final = 10
 """A handler is as fast as ever if it took longer by less than a tenth of what the wait grew by."""
@@ -42,34 +40,6 @@ def handled(flow: Flow, number: int) -> Iterator[Handled]:
             yield Handled(number, edge.destination, edge.consumer, edge.wait.duration_ns, worked_ns)
 
 
-def long_work(flow: Flow) -> Iterator[str]:
-    """The work of one span that most of the response, else of the completion, was spent on."""
-    for path, until in (
-        (flow.blocking_path, "that the caller waited"),
-        (flow.completion_path, "until the order was done"),
-    ):
-        worked = _worked(path)
-        span, longest_ns = max(worked, key=lambda each: each[1], default=(flow.entry, 0))
-        whole_ns = sum(segment.duration_ns for segment in path)
-        if longest_ns >= _LONG_NS and 2 * longest_ns > whole_ns - _waited_ns(path):
-            yield f"{_named(span)} took {duration(longest_ns)} of the {duration(whole_ns)} {until}"
-            return
-
-
-def _worked(path: Path) -> list[tuple[Span, int]]:
-    spans: dict[int, Span] = {}
-    worked: defaultdict[int, int] = defaultdict(int)
-    for segment in path:
-        if segment.kind == "work":
-            spans[id(segment.span)] = segment.span
-            worked[id(segment.span)] += segment.duration_ns
-    return [(span, worked[key]) for key, span in spans.items()]
-
-
-def _waited_ns(path: Path) -> int:
-    return sum(segment.duration_ns for segment in path if segment.kind == "wait")
-
-
 def failures(flow: Flow, may_fail: Callable[[Span], bool], status: int) -> Iterator[str]:
     """The failures from which the others came."""
     for span in flow.errors:
@@ -91,28 +61,25 @@ def _reason(span: Span) -> str:
     return span.status_message or str(span.attributes.get("error.type", "it does not say why"))
 
 
-def grown_waits(messages: Iterable[Handled], earlier: Sequence[Handled]) -> Iterator[str]:
-    """Waits that are longer than those of the orders before, for a handler that takes no longer."""
+def grown_waits(messages: Iterable[Handled], earlier: Sequence[Handled]) -> Iterator[tuple[Handled, str]]:
+    """Messages that waited longer than those of their queue before, for a handler that takes no longer."""
     for message in messages:
-        same = [each for each in earlier if each.consumer == message.consumer]
-        before = [each for each in same if each.destination == message.destination][-_EARLIER:] or same[-1:]
+        queue = (message.destination, message.consumer)
+        before = [each for each in earlier if (each.destination, each.consumer) == queue][-_EARLIER:]
         if not before:
             continue
         grown_ns = message.waited_ns - before[-1].waited_ns
         slower_ns = message.worked_ns - before[-1].worked_ns
-        if message.waited_ns < _LONG_WAIT_NS or grown_ns < _GROWN_NS or slower_ns * _WORK_SHARE > grown_ns:
+        if message.waited_ns < LONG_WAIT_NS or grown_ns < _GROWN_NS or slower_ns * _WORK_SHARE > grown_ns:
             continue
         waits = [*_rising([*before, message])]
-        then = ", then ".join(
-            f"{duration(each.waited_ns)} (#{each.number}"
-            f"{'' if each.destination == message.destination else f', {each.destination}'})"
-            for each in waits[:-1]
-        )
-        yield (
+        then = ", then ".join(f"{duration(each.waited_ns)} (#{each.number})" for each in waits[:-1])
+        said = (
             f"{message.consumer} falls behind: {message.destination} waited {then}, now "
             f"{duration(message.waited_ns)}; its handler took {duration(before[-1].worked_ns)}, now "
             f"{duration(message.worked_ns)}, so messages come faster than it takes them"
         )
+        yield message, said
 
 
 def _rising(waits: Sequence[Handled]) -> Iterator[Handled]:
@@ -124,7 +91,7 @@ def _rising(waits: Sequence[Handled]) -> Iterator[Handled]:
 
 
 def lost_context(rest: Iterable[Flow], lost: Iterable[Edge]) -> Iterator[str]:
-    """Where what followed begins a flow of its own, with the break's code, its evidence and its cure.
+    """Where what followed begins a flow of its own, with the break as it stands under that one's tree.
 
     `lost`: the edges that are missing.
     """
@@ -135,7 +102,7 @@ def lost_context(rest: Iterable[Flow], lost: Iterable[Edge]) -> Iterator[str]:
                 caller = callers.get(_named(each.at))
                 after = f", after {caller}" if caller else ""
                 yield (
-                    f"{each.reason} at {_named(each.at)}{after}: {each.evidence} "
+                    f"{each.reason}  {each.at.name} ({each.at.service.name}){after}: {each.evidence} "
                     f"What follows is a flow of its own, {flow.id[:8]}, found by its order.id. {each.cure}"
                 )
 

@@ -10,10 +10,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import textwrap
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from io import TextIOWrapper
 from pathlib import Path
 from random import Random
@@ -49,8 +49,7 @@ _TYPED_S: Final = 0.2
 _PATIENCE_S: Final = 60.0
 _RECENT: Final = 200
 _KEPT: Final = 3
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_WIDTH: Final = 100
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MEANT: Final[Mapping[Ending, str]] = {
     "accepted": "",
     "declined": ", to be declined",
@@ -85,6 +84,8 @@ def run(
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks our marks shows question marks
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if before[signal.SIGHUP] is not signal.SIG_IGN:  # under nohup, the closing of the terminal ends nothing
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         return _run(once, kafka, database, data, fault)
     finally:
@@ -94,7 +95,7 @@ def run(
 
 def _run(once: bool, kafka: str | None, database: str | None, data: Path | None, fault: str | None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="tracekit-demo-"))
-    code, is_told = 1, False
+    code, is_failed = 1, False
     try:
         with ExitStack() as started:
             try:
@@ -103,20 +104,37 @@ def _run(once: bool, kafka: str | None, database: str | None, data: Path | None,
                     home.switch(fault, on=True)
                 shop = _start(started, folder, home, kafka, database, once=once)
                 code = _once(shop, fault) if once else _until_interrupted(shop, home)
-                is_told = fault is not None
+                is_failed = code == 1 and fault is None
             finally:
                 for number in _SIGNALS:  # who presses Ctrl-C twice gets a clean end all the same
                     signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         code = 130 if once else 0
-        print("\nended")
+        _end_heard()
     except (BrokerError, DemoError, ServiceError) as error:
+        is_failed = True
         print(f"\ntracekit demo: {error}", file=sys.stderr)
-    if code == 1 and not is_told and any(log.stat().st_size for log in folder.glob("*.log")):
-        print(f"The services' logs are in {folder}", file=sys.stderr)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        if _end_heard():
+            raise
+        code = 130 if once else 0
+    finally:
+        if is_failed and any(log.stat().st_size for log in folder.glob("*.log")):
+            print(f"The services' logs are in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def _end_heard() -> bool:
+    """Say that all has ended; False where nobody reads any more: the terminal, or the pipe, is closed."""
+    try:
+        print("\nended", flush=True)
+    except OSError:
+        # What is left in the buffer goes nowhere; the interpreter would complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _home(started: ExitStack, folder: Path, data: Path | None, *, once: bool) -> Home:
@@ -131,7 +149,7 @@ def _home(started: ExitStack, folder: Path, data: Path | None, *, once: bool) ->
     except TakenError as error:
         if data is not None:
             raise DemoError(f"--data {data}: {error}. End that one, or name another directory") from error
-        print(f"{home.folder}: {error}; this one keeps its flows elsewhere, until it ends")
+        _say(f"{home.folder}: {error}; this one keeps its flows elsewhere, until it ends")
         home = Home(folder / "home")
         started.enter_context(home.held())
     return home
@@ -189,8 +207,9 @@ def _show_kept(archive: Archive) -> None:
     number, latest = archive.held().flows, archive.find((), limit=_KEPT).flows
     if latest:
         print(f"{number} flows of earlier starts are kept, the latest:")
+    now = datetime.now().astimezone()
     for flow in latest:
-        _say(f"  {rows.line(flow, color=False)}", _width())
+        _say(f"  {rows.line(flow, now, color=False)}")
 
 
 @contextmanager
@@ -222,15 +241,20 @@ def _once(shop: _Started, fault: str | None) -> int:
             print(f"\n{_named(watched)}, now that nothing more comes")
             _show(watched, whole=True)
     good = sum(not watched.defects for watched in done)
-    print(f"\n{good} of {len(MODES)} flows have every edge of their mode, and no break", flush=True)
+    print()
+    _say(f"{good} of {len(MODES)} flows have every edge of their mode, and no break")
     if fault is None:
         return 0 if good == len(MODES) else 1
     from tracekit.flow.text import harmless
 
     told = [(watched, remark) for watched in done for remark in watched.remarks]
-    print("What they say:" if told else f"{fault} is on, and no flow says so")
+    if told:
+        print("What they say:")
     for watched, remark in told:
-        _say(f"  #{watched.number} {watched.scenario.mode}: {harmless(remark)}", _width())
+        _say(f"  #{watched.number} {watched.scenario.mode}: {harmless(remark)}")
+    number = len({watched.number for watched, _ in told})
+    flows = f"{number or 'none'} of {len(MODES)} flows {'say' if number > 1 else 'says'}"
+    _say(f"{fault} was on, and {flows} so: exit code 1")
     return 1
 
 
@@ -242,7 +266,7 @@ def _until_interrupted(shop: _Started, home: Home) -> int:
     for number, scenario in enumerate(stream(Random(1)), 1):
         if (now_on := home.faults_on()) != faults:
             faults = now_on
-            print(f"faults that are on now: {', '.join(faults) or 'none'}", flush=True)
+            _say(f"faults that are on now: {', '.join(faults) or 'none'}")
         _place(shop, number, scenario)
         next_at = max(next_at + _ORDER_EVERY_S, time.monotonic())
         while (left := next_at - time.monotonic()) > 0 or (number == 1 and not recent):
@@ -272,10 +296,10 @@ def _greet(collector: Collector, home: Home) -> None:
 
     server = "" if collector.api == DEFAULT_SERVER else f" --server {collector.api}"
     data = "" if home.folder == default_folder() else f" --data {home.folder}"
-    _say(f"flows are kept in {home.folder}, and answered for at {collector.api}/api/flows", _width())
+    _say(f"flows are kept in {home.folder}, and answered for at {collector.api}/api/flows")
     us = called.us()
-    _say(f"in another terminal: {us} flows{server}   {us} flow ID{server}", _width())
-    _say(f"to make something go wrong: {us} demo fault{data}", _width())
+    _say(f"in another terminal: {us} flows{server}   {us} flow ID{server}")
+    _say(f"to make something go wrong: {us} demo fault{data}")
 
 
 def _place(shop: _Started, number: int, scenario: Scenario) -> None:
@@ -300,7 +324,7 @@ def _typed() -> str:
 def _show_again(recent: Iterable[Watched], wanted: str, watch: Watch) -> None:
     found = next((watched for watched in recent if f"{watched.number}" == wanted.lstrip("#")), None)
     if found is None:
-        print(f"no order {wanted!r} among the last {_RECENT} that are done", flush=True)
+        _say(f"no order {wanted!r} among the last {_RECENT} that are done")
     else:
         watch.look_at(found)
         _show(found, whole=True)
@@ -311,43 +335,30 @@ def _named(watched: Watched) -> str:
 
 
 def _show(done: Watched, *, whole: bool) -> None:
+    from tracekit.cli import terminal
     from tracekit.flow import render, render_line
     from tracekit.flow.text import harmless
 
-    width = _width()
     if whole:
         print()
     if done.flow is None:
         print(f"{_named(done)}: no flow")
     else:
-        _say(f"{_named(done)}: {render_line(done.flow)}{'' if whole else f'   {done.flow_id[:8]}'}", width)
+        _say(f"{_named(done)}: {render_line(done.flow)}{'' if whole else f'   {done.flow_id[:8]}'}")
     if done.flow is not None and whole:
-        color = _is_colored()
+        width, color = terminal.width(), terminal.is_colored(sys.stdout)
         print(render(done.flow, width=width, color=color))
         for flow in done.rest:
             print("what should follow in it, as a flow of its own:")
             print(render(flow, width=width, color=color))
-    for mark, sentence in done.said:
-        _say(f"  {mark} {harmless(sentence)}", width)
+    for mark, sentence in done.said(is_drawn=whole):
+        _say(f"  {mark} {harmless(sentence)}")
     sys.stdout.flush()
 
 
-def _is_colored() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((_WIDTH, 0)).columns
-
-
-def _say(line: str, width: int) -> None:
+def _say(line: str) -> None:
     """The line; in a terminal on as many as it takes, broken between words."""
-    if sys.stdout.isatty():
-        line = textwrap.fill(
-            line,
-            max(width, 40),
-            subsequent_indent="    ",
-            break_on_hyphens=False,
-            break_long_words=False,  # it is a path, or an address
-        )
-    print(line)
+    # Imported here, for it takes a moment: the services are on their way before.
+    from tracekit.cli import terminal
+
+    terminal.say(line)

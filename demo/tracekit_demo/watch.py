@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracekit.flow import Knowledge, build_flow, facts
+from tracekit.flow.remarks import remarks
+from tracekit.flow.render import WAIT, WORK
 from tracekit.flow.search import AttributeTerm, NumberTerm
 from tracekit.model import Kind
 from tracekit_demo import findings
@@ -31,8 +33,8 @@ _EARLIER: Final = 200
 _REST: Final = 10
 
 PATIENCE_S: Final = 15.0
-WORK, WAIT, WRONG = "▇", "░", "✕"
-"""What a sentence is about, by the marks that a drawn flow has."""
+WRONG: Final = "✕"
+"""What a sentence is about, as the marks of long work and of long waits."""
 
 
 @dataclass(slots=True)
@@ -40,8 +42,8 @@ class Watched:
     """An order that was placed, and what is known of its flow.
 
     `rest` are flows that hold what should have followed in this one. `causes` is what they say of what
-    failed or was lost, as sentences; `is_explained` if that tells why edges are missing. `slow` is what took
-    long, each with the mark of its bar: work, or a wait.
+    failed, `lost` of what was lost, as sentences; `is_explained` if that tells why edges are missing. `slow`
+    is what took long, each with the mark of its bar: work, or a wait.
     """
 
     number: int
@@ -53,6 +55,7 @@ class Watched:
     late_at_s: float = float("inf")
     rest: tuple[Flow, ...] = ()
     causes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     slow: tuple[tuple[str, str], ...] = ()
     is_explained: bool = False
 
@@ -94,13 +97,17 @@ class Watched:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What its flows say of what went wrong."""
-        return (*self.causes, *(sentence for _, sentence in self.slow))
+        return (*self.causes, *self.lost, *(sentence for _, sentence in self.slow))
 
-    @property
-    def said(self) -> tuple[tuple[str, str], ...]:
-        """What is to be said of it, each with its mark: its remarks, and the defects they do not explain."""
-        wrong = self.causes if self.is_explained else (*self.causes, *self.defects)
-        return (*((WRONG, sentence) for sentence in wrong), *self.slow)
+    def said(self, *, is_drawn: bool) -> tuple[tuple[str, str], ...]:
+        """What is to be said of it, each with its mark: its remarks, and the defects they do not explain.
+
+        `is_drawn`: without what stands under the trees of its flows.
+        """
+        wrong = [*self.causes, *(() if is_drawn else self.lost), *(() if self.is_explained else self.defects)]
+        there = {each.text for each in remarks(self.flow)} if is_drawn and self.flow is not None else set()
+        slow = [each for each in self.slow if each[1] not in there]
+        return (*((WRONG, sentence) for sentence in wrong), *slow)
 
     def may_fail(self, span: Span) -> bool:
         """By convention a client that was refused has failed, and a service that refuses has not."""
@@ -200,7 +207,8 @@ class Watch:
 
     def _built(self, flow_id: str, before: Flow | None) -> Flow | None:
         """The flow as it is now: the very same as before, where nothing came."""
-        spans = self._archive.flow(flow_id)
+        # What shows a wait is no part of a flow, and may be there before all that is.
+        spans = [span for span in self._archive.flow(flow_id) if not facts.is_wait(span)]
         if not spans or (before is not None and len(spans) == len(before.spans) and not before.open_spans):
             return before
         flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=True))
@@ -208,16 +216,20 @@ class Watch:
 
     def _remark(self, watched: Watched, flow: Flow) -> None:
         meant = flow.errors if watched.scenario.ending == "crashed" else ()
-        causes = [
-            *findings.failures(flow, watched.may_fail, watched.status),
-            *findings.lost_context(watched.rest, missing(flow, watched.scenario)),
-        ]
+        causes = tuple(findings.failures(flow, watched.may_fail, watched.status))
+        watched.lost = tuple(findings.lost_context(watched.rest, missing(flow, watched.scenario)))
         crashes = findings.failures(flow, lambda span: span not in meant, watched.status)
         messages = tuple(findings.handled(flow, watched.number))
         earlier = [each for each in self._earlier if each.number < watched.number]
-        watched.is_explained = bool(causes)
+        watched.is_explained = bool(causes or watched.lost)
         watched.causes = (*causes, *crashes)
+        grown = [*findings.grown_waits(messages, earlier)]
+        known = {(message.destination, message.consumer) for message, _ in grown}
         watched.slow = (
-            *((WORK, sentence) for sentence in findings.long_work(flow)),
-            *((WAIT, sentence) for sentence in findings.grown_waits(messages, earlier)),
+            *((WAIT, sentence) for _, sentence in grown),
+            *(
+                (WAIT if each.edge else WORK, each.text)
+                for each in remarks(flow)
+                if each.edge is None or (each.edge.destination, each.edge.consumer) not in known
+            ),
         )

@@ -175,38 +175,6 @@ def test_the_command_knows_the_faults_that_there_are() -> None:
 # -- what a flow says -------------------------------------------------------------------------------
 
 
-def test_a_long_call_is_named_with_what_the_caller_waited() -> None:
-    call = span(2, "orders", "POST", Kind.CLIENT, 1, 10, 1880)
-    charge = span(3, "payment", "POST /charge", Kind.SERVER, 2, 20, 1870)
-
-    assert list(findings.long_work(build_flow([order(1900), call, charge]))) == [
-        "payment POST /charge took 1.85 s of the 1.9 s that the caller waited"
-    ]
-
-
-def test_a_long_handler_is_named_with_the_time_until_the_order_was_done() -> None:
-    handler = message(3, "payment", Kind.CONSUMER, "order.created", 2, 110, 2010)
-
-    assert list(findings.long_work(build_flow([order(20), created(), handler]))) == [
-        "payment process order.created took 1.9 s of the 2.01 s until the order was done"
-    ]
-
-
-def test_a_long_wait_is_no_long_work() -> None:
-    handler = message(3, "payment", Kind.CONSUMER, "order.created", 2, 9000, 9030)
-
-    assert list(findings.long_work(build_flow([order(20), created(), handler]))) == []
-
-
-def test_time_that_many_share_is_no_long_work_of_one() -> None:
-    calls = [
-        span(2 + at, "payment", f"POST /{at}", Kind.SERVER, 1, 10 + 1100 * at, 1100 * (at + 1))
-        for at in range(3)
-    ]
-
-    assert list(findings.long_work(build_flow([order(3310), *calls]))) == []
-
-
 def test_a_failure_is_told_once_where_it_came_from() -> None:
     call = replace(span(2, "orders", "POST", Kind.CLIENT, 1, 10, 90), status=Status.ERROR)
     charge = span(3, "payment", "POST /charge", Kind.SERVER, 2, 20, 80)
@@ -248,7 +216,7 @@ EARLIER = [
 def test_a_wait_that_grows_for_a_handler_that_is_as_fast_as_ever_is_named() -> None:
     now = Handled(9, "order.confirmed", "notification", 5500 * MS, 26 * MS)
 
-    (said,) = findings.grown_waits([now], EARLIER)
+    ((_, said),) = findings.grown_waits([now], EARLIER)
 
     assert said == (
         "notification falls behind: order.confirmed waited 300 ms (#3), then 2.9 s (#6), now 5.5 s; "
@@ -259,7 +227,7 @@ def test_a_wait_that_grows_for_a_handler_that_is_as_fast_as_ever_is_named() -> N
 def test_a_wait_that_grows_is_told_from_where_it_began_to_grow() -> None:
     earlier = [Handled(2, "order.confirmed", "notification", 400 * MS, 27 * MS), *EARLIER]
 
-    (said,) = findings.grown_waits(
+    ((_, said),) = findings.grown_waits(
         [Handled(9, "order.confirmed", "notification", 5500 * MS, 26 * MS)], earlier
     )
 
@@ -272,9 +240,10 @@ def test_a_wait_that_grows_is_told_from_where_it_began_to_grow() -> None:
         Handled(9, "order.confirmed", "notification", 2800 * MS, 26 * MS),
         Handled(9, "order.confirmed", "notification", 5500 * MS, 400 * MS),
         Handled(9, "order.confirmed", "audit", 5500 * MS, 26 * MS),
+        Handled(9, "stock.reserved", "notification", 5500 * MS, 26 * MS),
         Handled(9, "order.confirmed", "notification", 900 * MS, 26 * MS),
     ],
-    ids=["it shrinks", "the handler is slow", "nothing came before", "it is short"],
+    ids=["it shrinks", "the handler is slow", "nothing came before", "it is another queue", "it is short"],
 )
 def test_a_wait_that_says_nothing_of_its_consumer_is_not_named(now: Handled) -> None:
     earlier = EARLIER[:1] if now.waited_ns < S else EARLIER
@@ -312,13 +281,14 @@ def test_where_context_is_lost_the_rest_is_found_by_its_order_and_the_break_name
     assert done is not None
     assert [flow.id for flow in done.rest] == [OTHER]
     assert done.slow == ()
-    ((mark, said),) = done.said
+    ((mark, said),) = done.said(is_drawn=False)
     assert mark == "✕"
     assert said == (
-        "headers_lost at payment process order.created, after orders POST /orders: "
+        "headers_lost  process order.created (payment), after orders POST /orders: "
         "The message brought no context. What follows is a flow of its own, 1bf76519, found by its order.id. "
         "Instrument the producer, and keep the message headers wherever it is copied."
     )
+    assert done.said(is_drawn=True) == (), "the break stands under the tree of what follows"
 
 
 def test_a_message_that_still_waits_is_not_lost_and_is_named_when_patience_ends(
@@ -345,7 +315,9 @@ def test_a_failure_that_explains_what_is_missing_is_not_waited_out(archive: Disk
     done = watch.next_done(30)
 
     assert done is not None
-    assert done.said == (("✕", "orders POST /orders failed: ConnectionError: hung up; the caller got 500"),)
+    assert done.said(is_drawn=True) == (
+        ("✕", "orders POST /orders failed: ConnectionError: hung up; the caller got 500"),
+    )
 
 
 def test_an_order_that_is_made_to_crash_says_that_it_failed_and_why(archive: DiskStore) -> None:
@@ -371,4 +343,29 @@ def test_what_took_long_is_marked_as_work_or_as_a_wait_and_not_as_wrong(archive:
     done = watch.next_done(30)
 
     assert done is not None
-    assert [mark for mark, _ in done.slow] == ["▇", "░"]
+    assert [mark for mark, _ in done.slow] == ["░", "▇"]
+
+
+@pytest.mark.parametrize(
+    ("earlier_ms", "said"),
+    [
+        (5600, "order.created waited 5.99 s for payment, which then took 30 ms: payment was behind, or not "),
+        (300, "payment falls behind: order.created waited 300 ms (#1), now 5.99 s; its handler took 30 ms, "),
+    ],
+    ids=["it is long as before", "it grows"],
+)
+def test_a_long_wait_is_told_once_whether_it_grows_or_not(
+    archive: DiskStore, earlier_ms: int, said: str
+) -> None:
+    handler = message(3, "payment", Kind.CONSUMER, "order.created", 2, 6000, 6030)
+    watch = Watch(archive, patience_s=0.1)
+    watch._earlier.append(Handled(1, "order.created", "payment", earlier_ms * MS, 30 * MS))
+    watch.add(2, Scenario("async", "crashed"), TRACE, 202)
+    archive.add_spans([order(20), created(), handler])
+
+    done = watch.next_done(30)
+
+    assert done is not None
+    ((mark, sentence),) = done.slow
+    assert mark == "░"
+    assert sentence.startswith(said)

@@ -133,6 +133,20 @@ def test_a_flow_is_done_once_its_edges_are_there(archive: DiskStore) -> None:
     assert done.defects == ()
 
 
+def test_a_wait_that_comes_before_all_else_is_no_flow_yet(archive: DiskStore) -> None:
+    wait = replace(
+        sent("order.created"), name="wait order.created", attributes={"tracekit.messaging.wait": True}
+    )
+    watch = Watch(archive, patience_s=0.1)
+    watch.add(1, Scenario("async", "crashed"), TRACE, 202)
+    archive.add_spans([wait])
+
+    done = watch.next_done(30)
+
+    assert done is not None
+    assert done.defects == ("no span arrived",)
+
+
 def test_after_some_patience_a_flow_is_shown_with_what_it_lacks(archive: DiskStore) -> None:
     archive.add_spans([ENTRY, CALL])
     watch = Watch(archive, patience_s=1)

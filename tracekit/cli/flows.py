@@ -29,7 +29,8 @@ examples:
 {terminal.QUERY_HELP}
 
 The answer is what the caller waited for; done is when the last work that it set off ended; waited is time in
-queues. Waiting is amber, errors and breaks are red. `tracekit flow ID` shows one as a tree.
+queues; with a ? while nothing was built of what came last. Waiting is amber, errors and breaks are red.
+`tracekit flow ID` shows one as a tree.
 """
 
 

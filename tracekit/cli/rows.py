@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 ID_DIGITS: Final = 8
 """So much of an id is shown; it does where one is asked for."""
 _HEADINGS: Final = ("when", "flow", "answer", "done in", "waited", "marks", "services", "id")
-_FLOW, _ANSWER, _WAITED, _MARKS, _SERVICES = 1, 2, 4, 5, 6
+_WHEN, _FLOW, _ANSWER, _WAITED, _MARKS, _SERVICES = 0, 1, 2, 4, 5, 6
+_DROPPED: Final = (_WHEN, _ANSWER, _WAITED)
+"""What is left out where even names cut short leave no room for the marks, one after another."""
+_WORTH_IT: Final = 48
+"""For what of the marks goes beyond this, nothing is left out."""
 _NAME: Final = 48
+_LEAST_NAME: Final = 8
+_LEAST_WIDTH: Final = 40
 _LEAST_SERVICES: Final = 12
 _FAIR_SERVICES: Final = 30
-"""Services are shown in what is left over; else where each column that can be cut has so much."""
+"""Services are shown in what is left over; else where they and the name share, and they have so much."""
 _GAP: Final = "  "
 _NONE: Final = "–"
 _UNKNOWN: Final = "?"
@@ -33,13 +39,13 @@ class _Cell(NamedTuple):
 
 
 def table(flows: Sequence[Summary], now: datetime, *, width: int, color: bool) -> Iterator[str]:
-    """A line of headings and a line a flow, each at most `width` columns (72 at least).
+    """A line of headings and a line a flow, each at most `width` columns (40 at least).
 
     A flow that did not begin on the day of `now` says on which. Where there is little room, services are
-    left out, then the ends of marks and names.
+    left out, then the ends of names, then further columns; marks are cut last.
     """
     rows = [_cells(flow, now) for flow in flows]
-    widths = _widths(rows, max(width, 72))
+    widths = _widths(rows, max(width, _LEAST_WIDTH))
     for row in ([_Cell(heading, "dim") for heading in _HEADINGS], *rows):
         cells = [
             _painted(cell, room, to_right=_ANSWER <= at <= _WAITED, color=color)
@@ -49,26 +55,26 @@ def table(flows: Sequence[Summary], now: datetime, *, width: int, color: bool) -
         yield _GAP.join(cells).rstrip()
 
 
-def line(flow: Summary, *, color: bool) -> str:
-    """The flow in one line, as `tracekit.flow.render_line` writes it, after its time and its id."""
+def line(flow: Summary, now: datetime, *, color: bool) -> str:
+    """The flow in one line, as `tracekit.flow.render_line` writes it, between its time and its id."""
     answered = f" {answer} ->" if (answer := _answer(flow, " in ")) else ""
     done = f"{'open after' if flow.open_spans else 'done in'} {duration(flow.completion_ns)}"
-    said = [each for each in (_queued(flow), _marked(flow)) if each.text]
+    said = [each for each in (_waited(flow), _marked(flow)) if each.text]
     notes = ", ".join(styled(harmless(each.text), each.style, color=color) for each in said)
     return (
-        f"{_local(flow.start_ns):%H:%M:%S}  {styled(harmless(flow.id[:ID_DIGITS]), 'dim', color=color)}  "
-        f"{shortened(flow.name, _NAME)}{answered} {done}{f' ({notes})' if notes else ''}"
+        f"{moment(flow.start_ns, now)}  {shortened(flow.name, _NAME)}{answered} {done}"
+        f"{f' ({notes})' if notes else ''}   {styled(harmless(flow.id[:ID_DIGITS]), 'dim', color=color)}"
     )
 
 
 def _cells(flow: Summary, now: datetime) -> list[_Cell]:
-    waited = duration(flow.waited_ns) if flow.waited_ns else _NONE if flow.is_analysed else _UNKNOWN
+    waited = duration(flow.waited_ns) if flow.waited_ns else _NONE if flow.is_analysed else ""
     return [
         _Cell(moment(flow.start_ns, now), "dim"),
         _Cell(flow.name),
         _Cell(_answer(flow) or _NONE),
         _Cell(duration(flow.completion_ns)),
-        _Cell(waited, "wait" if flow.waited_ns else "dim"),
+        _Cell(waited + ("" if flow.is_analysed else _UNKNOWN), "wait" if flow.waited_ns else "dim"),
         _marked(flow),
         _Cell(", ".join(flow.services), "dim"),
         _Cell(flow.id[:ID_DIGITS], "dim"),
@@ -99,12 +105,13 @@ def _answer(flow: Summary, between: str = " ") -> str:
     return f"{status}{between}{duration(flow.response_ns)}".strip()
 
 
-def _queued(flow: Summary) -> _Cell:
+def _waited(flow: Summary) -> _Cell:
     if not flow.waited_ns:
         return _Cell("" if flow.is_analysed else "not analysed yet")
     only = flow.destinations[0] if len(flow.destinations) == 1 else None
     where = f" on {shortened(only, _NAME)}" if only else f" in {counted(len(flow.destinations), 'queue')}"
-    return _Cell(f"queued {duration(flow.waited_ns)}{where if flow.destinations else ''}", "wait")
+    until = "" if flow.is_analysed else ", so far"
+    return _Cell(f"waited {duration(flow.waited_ns)}{where if flow.destinations else ''}{until}", "wait")
 
 
 def _marked(flow: Summary) -> _Cell:
@@ -127,20 +134,30 @@ def _widths(rows: Sequence[Sequence[_Cell]], width: int) -> list[int]:
     texts = [[columns(shortened(cell.text, width)) for cell in row] for row in rows]
     wanted = [max(column) for column in zip(*texts, strict=True)]
     widths = [max(room, len(heading)) for room, heading in zip(wanted, _HEADINGS, strict=True)]
-    name = min(widths[_FLOW], _NAME)
-    marks = widths[_MARKS] if wanted[_MARKS] else 0
-    services = widths[_SERVICES]
-    fixed = [room for at, room in enumerate(widths) if at not in (_FLOW, _MARKS, _SERVICES)]
-    room = width - sum(fixed) - len(_GAP) * (len(fixed) + bool(marks))
-    name_two, marks_two = _shared(room, name, marks)
-    left = room - name_two - marks_two - len(_GAP)
-    shares = name_two, marks_two, min(services, left) if left >= _LEAST_SERVICES else 0
-    if not shares[2]:
-        three = _shared(room - len(_GAP), name, marks, services)
-        if three[2] >= _FAIR_SERVICES:
-            shares = three[0], three[1], three[2]
-    widths[_FLOW], widths[_MARKS], widths[_SERVICES] = shares
+    name, services = min(widths[_FLOW], _NAME), widths[_SERVICES]
+    widths[_FLOW] = widths[_SERVICES] = 0
+    if not wanted[_MARKS]:
+        widths[_MARKS] = 0
+    beyond = max(widths[_MARKS] - _WORTH_IT, 0)
+    least = min(name, _LEAST_NAME)
+    for column in _DROPPED:
+        if _room(widths, width) + beyond >= least:
+            break
+        widths[column] = 0
+    widths[_MARKS] -= max(least - _room(widths, width), 0)
+    room = _room(widths, width)
+    widths[_FLOW] = min(name, room)
+    left = room - widths[_FLOW] - len(_GAP)
+    if left >= _LEAST_SERVICES:
+        widths[_SERVICES] = min(services, left)
+    elif (shares := _shared(room - len(_GAP), name, services))[1] >= _FAIR_SERVICES:
+        widths[_FLOW], widths[_SERVICES] = shares
     return widths
+
+
+def _room(widths: Sequence[int], width: int) -> int:
+    """What the columns leave for a further one."""
+    return width - sum(widths) - len(_GAP) * sum(map(bool, widths))
 
 
 def _shared(room: int, *wanted: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import OrderedDict
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from tracekit.cli import terminal
@@ -50,12 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for told in terminal.source(arguments).follow(terminal.query_of(arguments.query)):
             if isinstance(told, Notice):
-                print(f"tracekit tail: {told.text}", file=sys.stderr, flush=True)
+                terminal.say(f"tracekit tail: {told.text}", sys.stderr)
                 continue
             if known.pop(told.id, None) != told:
-                print(
-                    json.dumps(views.summary(told)) if arguments.json else line(told, color=color), flush=True
-                )
+                if arguments.json:
+                    print(json.dumps(views.summary(told)), flush=True)
+                else:
+                    terminal.say(line(told, datetime.now().astimezone(), color=color))
             known[told.id] = told
             if len(known) > _KNOWN:
                 known.popitem(last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from io import TextIOWrapper
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
 
 from tracekit import _settings
 from tracekit.cli.called import us
-from tracekit.flow.text import harmless
+from tracekit.flow.text import columns, harmless
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +25,9 @@ Style: TypeAlias = Literal["wait", "bad", "good", "dim"]
 _ANSI: Final[dict[Style, str]] = {"wait": "33", "bad": "31", "good": "32", "dim": "2"}
 _WIDTH: Final = 100
 """Columns where nobody says how wide it is, as in a file."""
+_LEAST_WIDTH: Final = 40
+_INDENT: Final = "    "
+_CODE: Final = re.compile(r"\x1b\[\d+m")
 
 QUERY_HELP: Final = """\
 A query is terms that all hold; quote it where the shell would take > or < for itself:
@@ -85,6 +89,28 @@ def is_colored(stream: TextIO) -> bool:
 
 def styled(text: str, style: Style | None, *, color: bool) -> str:
     return f"\x1b[{_ANSI[style]}m{text}\x1b[0m" if color and style else text
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print the line at once, to standard output by default; on a terminal broken between words."""
+    stream = stream or sys.stdout
+    print(wrapped(line, width()) if stream.isatty() else line, file=stream, flush=True)
+
+
+def wrapped(line: str, width: int) -> str:
+    """The line on as many as it takes, each at most so wide (40 at least), but for a word that is longer.
+
+    Further ones are indented. Colours take no room.
+    """
+    rows: list[str] = []
+    row, words = "", line.split(" ")
+    for at, word in enumerate(words):
+        longer = f"{row} {word}" if at else word
+        if row.strip() and columns(_CODE.sub("", longer)) > max(width, _LEAST_WIDTH):
+            rows.append(row.rstrip())
+            longer = f"{_INDENT}{word}"
+        row = longer
+    return "\n".join([*rows, row])
 
 
 def speak_plainly() -> None:

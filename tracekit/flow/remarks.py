@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 LONG_WORK_NS: Final = 1_000_000_000
 LONG_WAIT_NS: Final = 1_500_000_000
-HANDLER_SHARE: Final = 10
-"""A handler is short beside a wait that is ten times as long."""
+HANDLER_SHARE: Final = 5
+"""A handler is short beside a wait that is five times as long."""
 _WAITS: Final = 3
 """So many waits are worth a sentence, the longest first."""
 

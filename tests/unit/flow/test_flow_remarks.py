@@ -63,7 +63,7 @@ def test_a_wait_that_is_short_or_before_long_work_says_nothing_of_its_consumer()
     entry = request(end=20)
     send = sent("order.created", 5, 10, parent=entry)
     short = processed(send, 1400, 1410, published=10, service="audit")
-    busy = processed(send, 2000, 2300, published=10, service="payment")
+    busy = processed(send, 2000, 2500, published=10, service="payment")
 
     assert said(entry, send, short, busy) == []
 
