@@ -46,7 +46,7 @@ def python(program: str) -> tuple[str, ...]:
 
 NO_SUCH_SETTING = (
     "TRACEKIT_PARENTS='link': there is no such setting; there are TRACEKIT_PARENT, TRACEKIT_KAFKA, "
-    "TRACEKIT_RECEIVE_SPANS, TRACEKIT_UNTRUSTED, TRACEKIT_QUIET"
+    "TRACEKIT_RECEIVE_SPANS, TRACEKIT_WAIT_SPANS, TRACEKIT_UNTRUSTED, TRACEKIT_QUIET"
 )
 STARTED = "open('started', 'w')"
 
