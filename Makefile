@@ -10,7 +10,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # Services and tests start many processes: without bytecode each of them compiles everything again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test test-real lint format bench lock clean
+.PHONY: help demo test test-real lint format bench grafana lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -37,6 +37,9 @@ format: $(READY)  ## put the layout right
 
 bench: $(READY)  ## what tracekit costs beside its peers, as ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+grafana: $(READY)  ## write the dashboards and the alerts anew, from grafana/source
+	@$(BIN)/python -m grafana.source
 
 lock: $(READY)  ## resolve the dependencies anew (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

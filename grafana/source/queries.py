@@ -1,0 +1,96 @@
+"""Queries in PromQL, put together from parts that dashboards and alerts share.
+
+`by` are labels that stay; `where` are matchers; `window` is how far a rate looks back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana.source import names
+
+INTERVAL: Final = "$__rate_interval"
+"""Grafana's: four times what lies between two points, so that a rate finds some."""
+
+
+def chosen(metric: str, *where: str) -> str:
+    """The series of a metric for which all of that holds."""
+    matchers = ", ".join(filter(None, where))
+    return f"{metric}{{{matchers}}}" if matchers else metric
+
+
+def total(value: str, *by: str) -> str:
+    """The sum, by labels."""
+    return f"sum by ({', '.join(by)}) ({value})"
+
+
+def per_second(counter: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+    """How often."""
+    return total(f"rate({chosen(counter, where)}[{window}])", *by)
+
+
+def quantile(share: float, histogram: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+    """What this share stayed below."""
+    buckets = per_second(f"{histogram}_bucket", "le", *by, where=where, window=window)
+    return f"histogram_quantile({share}, {buckets})"
+
+
+def ratio(part: str, whole: str) -> str:
+    """One by the other, where they have the same labels."""
+    return f"{part} / {whole}"
+
+
+def failing(counter: str, error: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+    """The share that failed: for which the matcher `error` holds too. Where none failed, there is nothing."""
+    both = ", ".join(filter(None, (where, error)))
+    return ratio(
+        per_second(counter, *by, where=both, window=window),
+        per_second(counter, *by, where=where, window=window),
+    )
+
+
+def grown(counter: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+    """By how much a counter grew that begins with the first thing that it counts.
+
+    `increase` sees only what comes after the first point: a single loss would never show. No series
+    starts again at nothing, as each has the id of its service's instance.
+    """
+    series = chosen(counter, where)
+    return total(f"{series} - ({series} offset {window} or {series} * 0)", *by)
+
+
+def share_waiting(*by: str, where: str = "", window: str = INTERVAL) -> str:
+    """Of the time from a message's publishing to the end of its processing: the share before it began.
+
+    Not by the time of flows: of a fan-out's branches each would count the wait that they share.
+    """
+    waited = per_second(f"{names.WAIT}_sum", *by, where=where, window=window)
+    processed = per_second(f"{names.PROCESS}_sum", *by, where=where, window=window)
+    return ratio(waited, f"({waited} + {processed})")
+
+
+def backlog_growth(*, sent: str = "", taken: str = "", window: str = INTERVAL) -> str:
+    """Messages a second by which what waits for a group grows; `sent` and `taken` are matchers."""
+    destination, group = names.DESTINATION, names.GROUP
+    added = per_second(names.SENT, destination, where=sent, window=window)
+    removed = per_second(names.CONSUMED, destination, group, where=taken, window=window)
+    return f"{added} - on ({destination}) group_right () {removed}"
+
+
+def labelled(value: str, label: str, text: str, source: str = "", pattern: str = "") -> str:
+    """With one more label: the text, with `$1` from the source, where the pattern matches all of that."""
+    return f'label_replace({value}, "{label}", "{text}", "{source}", "{pattern}")'
+
+
+def joined(value: str, label: str, *sources: str) -> str:
+    """With one more label, of others with blanks between them."""
+    return f'label_join({value}, "{label}", " ", {", ".join(map(_quoted, sources))})'
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def either(*values: str) -> str:
+    """All of these, whose labels differ."""
+    return " or ".join(values)
