@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import pytest
 
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.folder import FolderError
-from tracekit.flow.search import AttributeTerm
+from tracekit.flow.search import AttributeTerm, TextTerm, Word
 from tracekit.model import Kind, Link, LogLine, Service, Span, Status
 from tracekit.otlp import encode_spans
 
@@ -175,6 +177,41 @@ def test_a_damaged_index_is_made_again_and_that_is_said(tmp_path: Path) -> None:
     with DiskStore(tmp_path) as store:
         assert [each.id for each in store.find(()).flows] == [f"{1:032x}"]
         assert "made again" in store.held().troubles[0]
+
+
+SHAPES_OF_VERSION_1 = """
+create table old(
+    id integer primary key, name text, service text, status int, services text, destinations text,
+    breaks text,
+    unique(name, service, status, services, destinations, breaks)
+);
+insert into old select id, name, service, status, services, destinations, breaks from shape;
+drop table shape;
+alter table old rename to shape;
+"""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_index_of_version_1_is_searched_as_a_new_one_and_made_again_only_where_that_was_not_noted(
+    tmp_path: Path, version: int
+) -> None:
+    with DiskStore(tmp_path) as store:
+        for number in range(1, 4):
+            store.add_spans(order(number))
+        before = store.find((Word("BILLING"), TextTerm("name", "=", "post /ORDERS"))).flows
+    with closing(sqlite3.connect(tmp_path / "index.db")) as index:
+        index.executescript(SHAPES_OF_VERSION_1)
+    (tmp_path / "tracekit.version").write_text(f"{version}\n")
+
+    with DiskStore(tmp_path) as store:
+        after = store.find((Word("BILLING"), TextTerm("name", "=", "post /ORDERS"))).flows
+        troubles = store.held().troubles
+
+    assert len(before) == 3
+    assert [unbuilt(each) for each in after] == [unbuilt(each) for each in before]
+    assert [told.partition("index.db")[2] for told in troubles] == (
+        [] if version == 1 else [" is damaged (no such column: folded); it is made again from the segments"]
+    )
 
 
 def test_log_lines_of_a_flow_come_by_time_and_without_those_of_others(tmp_path: Path) -> None:

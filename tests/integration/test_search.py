@@ -9,8 +9,9 @@ import pytest
 
 from tests.integration.test_api import keep, renamed, soon
 from tracekit.collector.disk import DiskStore
-from tracekit.flow.search import matches, parse
-from tracekit.testing.spans import at, called, processed, request, sent, shop, span
+from tracekit.collector.shapes import MAX_NAME
+from tracekit.flow.search import matches, parse, plain
+from tracekit.testing.spans import at, called, messaging, processed, request, sent, shop, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,25 @@ if TYPE_CHECKING:
 NOW_NS: Final = at(60_000)
 
 
+HOSTILE: Final = (
+    "",
+    "\x00",
+    "a\x00b\x01\x1f\x7f\x9f",
+    "\xf8øÿ\xff",
+    "GET /STRASSE/ẞ",
+    "GET /İstanbul/ısparta/I",
+    "GET /\u212aelvin/ﬁne/ΣΊΣΥΦΟΣ",
+    "\U0001f600\u200d\u202e",
+    "[]",
+    "ß" * MAX_NAME,
+    "GET /" + "long" * 200,
+)
+"""Names that are easily taken for others, or for what stands between them."""
+
+
 def flows() -> list[list[Span]]:
     """One of each kind."""
+    twice = request("two breaks alike", 6000, 6010)
     entry = request("GET /straße", 300, 310, status=500, service="größe")
     again = request("POST /pay", 400, 900)
     orders = sent("orders", 1010, 1018)
@@ -39,6 +57,14 @@ def flows() -> list[list[Span]]:
         [processed(None, 2000, 2001, attributes={"tracekit.messaging.context": "absent"})],
         [replace(request("GET /open", 3000, None), end_ns=None)],
         [request('GET "quoted\\" %_', 4000, 4001, status=404)],
+        *([request(name, 5000 + number, 5001 + number)] for number, name in enumerate(HOSTILE)),
+        [
+            twice,
+            *(
+                span("no destination", at, at, parent=twice, attributes=messaging("send", ""))
+                for at in (6001, 6002)
+            ),
+        ],
     ]
 
 
@@ -79,6 +105,16 @@ QUERIES: Final = [
     "pay", "ORDERS", "straSSe", "%", "_", '"\\""', "lost", "nothing",
     "pay error completion > 1s", "order.id=17 error", "order.id=17 status=500", "http.request.method=get",
     "exception.type = x", "service.name = payment",
+    *(f"name {comparison} {plain(name)}" for comparison in ("=", "!=") for name in (
+        *HOSTILE, "GET /strasse/SS", "get /i\u0307stanbul/ısparta/i", "GET /istanbul/isparta/i",
+        "get /KELVIN/FINE/σίσυφος", "SS" * MAX_NAME, "long" * 200,
+    )),
+    *(f"{field} = {plain(text)}" for field in ("service", "queue", "break") for text in HOSTILE),
+    *map(plain, [
+        *(name for name in HOSTILE[1:] if len(name) < MAX_NAME), "ss", "ẞ", "i", "ı", "İ", "\u0307", "k",
+        "\u212a", "fi", "σ", "ς", "ΟΣ", "\x01", "\xff", "ÿ", "\xf9", "b\xff", "long" * 120, "\u202e",
+    ]),
+    "breaks = 2", "breaks > 1", "breaks < 2",
 ]  # fmt: skip
 
 

@@ -451,7 +451,7 @@ class DiskStore:
                     for other in self._led_on(id_):
                         self._waiting.setdefault(other, _LED)
             with self._index.writing():
-                self._index.note_built([each.summary for each in built])
+                self._index.note_built(built)
                 self._index.note_no_flow(none)
                 self._index.note_tried(failed)
         if built:

@@ -7,12 +7,14 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final, Self
 
+from tracekit.collector import shapes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _LOCK: Final = "tracekit.lock"
 _VERSION: Final = "tracekit.version"
@@ -150,7 +152,12 @@ def _segments_apart(path: Path) -> None:
         (path / "next").replace(segments / "next")
 
 
-MIGRATIONS: Final[Mapping[int, Callable[[Path], None]]] = {0: _segments_apart}
+def _shapes_folded(path: Path) -> None:
+    """In version 1 the index could be searched for words in Python alone."""
+    shapes.fold_all(path / "index.db")
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Path], None]]] = {0: _segments_apart, 1: _shapes_folded}
 
 
 def _unusable(path: Path, error: OSError) -> FolderError:

@@ -12,29 +12,31 @@ Everything in here can be made again from the segments; so nothing is synced to 
 from __future__ import annotations
 
 import json
-import operator
 import sqlite3
 import struct
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from tracekit.collector import shapes
 from tracekit.collector.archive import Summary
 from tracekit.collector.chunks import OFFSET_BITS
-from tracekit.flow.search import NumberTerm, TextTerm, Word
+from tracekit.collector.shapes import MAX_NAME, MAX_NAMES
+from tracekit.flow.search import NumberTerm
 from tracekit.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tracekit.flow.search import Query, Term
+    from tracekit.collector.archive import Built
+    from tracekit.flow.search import Query
     from tracekit.otlp.scan import Entry, Strand
 
 _CALLS: Final = frozenset({Kind.SERVER.value, Kind.CLIENT.value})
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""{shapes.TABLE}
 create table if not exists flow(
     id blob, listed int, start int, completion int, response int, waited int, spans int,
     errors int, open int, retries int, duplicates int, shape int, analysed int, last int,
@@ -45,19 +47,11 @@ create index if not exists listing on flow(
     listed, start desc, id desc, shape, completion, response, waited, spans, errors, open, retries,
     duplicates, analysed
 );
-create table if not exists shape(
-    id integer primary key, name text, service text, status int, services text, destinations text,
-    breaks text,
-    unique(name, service, status, services, destinations, breaks)
-);
 create table if not exists segment(number integer primary key, spans int, logs int);
 create table if not exists state(name text primary key, value int);
 """
 _CACHE_KIB: Final = 16 * 1024
 _MAX_SHAPES_KNOWN: Final = 20_000
-MAX_NAMES: Final = 100
-"""Services, destinations and codes of breaks in a row; of more, the first."""
-MAX_NAME: Final = 500
 
 _UPSERT: Final = """
 insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,?,?,?,?) on conflict(id) do update set
@@ -82,20 +76,9 @@ from flow join shape on shape.id = flow.shape
 """
 
 
-_Facts: TypeAlias = tuple[
-    str, str, "int | None", "tuple[str, ...]", "tuple[str, ...]", "tuple[str, ...]"
-]  # those of a shape
-
-
-class Shape(NamedTuple):
-    """What rows share."""
-
-    name: str
-    service: str
-    status: int | None
-    services: tuple[str, ...]
-    destinations: tuple[str, ...]
-    breaks: tuple[str, ...]
+_Names: TypeAlias = "tuple[str, ...]"
+_Shape: TypeAlias = tuple[str, str, "int | None", _Names, _Names, _Names, int]
+"""What rows share: name, service, status, services, destinations, codes of breaks, and how many breaks."""
 
 
 @dataclass(slots=True)
@@ -156,10 +139,11 @@ class Index:
         if found != "ok":
             raise sqlite3.DatabaseError(found.splitlines()[-1])
         self._writer.executescript(_SCHEMA)
+        self._writer.execute("select folded from shape limit 0")  # else it is of another version
         self._reader = self._connected()
         self._reading = threading.Lock()
         self._writing = threading.RLock()
-        self._shapes: dict[_Facts, int] = {}
+        self._shapes: dict[_Shape, int] = {}
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -204,10 +188,10 @@ class Index:
         entry, places, logs = grown.entry, grown.places, grown.logs
         response = None
         if entry is None:
-            shape = "", "", None, grown.services, grown.named, ()
+            shape = "", "", None, grown.services, grown.named, (), 0
         else:
             name, kind, began, ended = entry
-            shape = name[:MAX_NAME], grown.service, None, grown.services, grown.named, ()
+            shape = name[:MAX_NAME], grown.service, None, grown.services, grown.named, (), 0
             if ended and kind in _CALLS:
                 response = _time(ended - began)
         start = _time(grown.start_ns)
@@ -227,35 +211,25 @@ class Index:
             _packed(logs) if logs else b"",
         )
 
-    def note_built(self, summaries: Iterable[Summary]) -> None:
+    def note_built(self, built: Iterable[Built]) -> None:
         """What building these flows has shown."""
-        self._writer.executemany(
-            _BUILT,
-            (
-                (
-                    _time(each.start_ns),
-                    _time(each.completion_ns, _time(each.start_ns)),
-                    None if each.response_ns is None else _time(each.response_ns),
-                    _time(each.waited_ns),
-                    each.spans,
-                    each.errors,
-                    each.open_spans,
-                    each.retries,
-                    each.duplicates,
-                    self._shape(
-                        (
-                            each.name,
-                            each.service,
-                            each.status,
-                            each.services,
-                            each.destinations,
-                            each.breaks,
-                        )
-                    ),
-                    bytes.fromhex(each.id),
-                )
-                for each in summaries
-            ),
+        self._writer.executemany(_BUILT, (self._built(each.summary, len(each.flow.breaks)) for each in built))
+
+    def _built(self, its: Summary, breaks: int) -> tuple[object, ...]:
+        start = _time(its.start_ns)
+        shape = its.name, its.service, its.status, its.services, its.destinations, its.breaks, breaks
+        return (
+            start,
+            _time(its.completion_ns, start),
+            None if its.response_ns is None else _time(its.response_ns),
+            _time(its.waited_ns),
+            its.spans,
+            its.errors,
+            its.open_spans,
+            its.retries,
+            its.duplicates,
+            self._shape(shape),
+            bytes.fromhex(its.id),
         )
 
     def note_no_flow(self, ids: Iterable[bytes]) -> None:
@@ -305,26 +279,28 @@ class Index:
     def set(self, name: str, value: int) -> None:
         self._writer.execute("insert or replace into state values(?,?)", (name, value))
 
-    def _shape(self, shape: _Facts) -> int:
+    def _shape(self, shape: _Shape) -> int:
         if (known := self._shapes.get(shape)) is not None:
             return known
-        name, service, status, *named = shape
-        columns = (
-            name[:MAX_NAME],
-            service[:MAX_NAME],
-            -1 if status is None else status,
-            *(json.dumps([name[:MAX_NAME] for name in names[:MAX_NAMES]]) for names in named),
-        )
-        self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?)", columns)
-        (number,) = self._writer.execute(
-            "select id from shape where name = ? and service = ? and status = ? and services = ? "
-            "and destinations = ? and breaks = ?",
-            columns,
-        ).fetchone()
+        name, service, status, *named, broken = shape
+        name, service = name[:MAX_NAME], service[:MAX_NAME]
+        services, destinations, breaks = ([each[:MAX_NAME] for each in names[:MAX_NAMES]] for names in named)
+        lists = json.dumps(services), json.dumps(destinations), json.dumps(breaks)
+        columns = name, service, shapes.NO_STATUS if status is None else status, *lists, broken
+        values = *columns, shapes.folded(name, service, services, destinations, breaks)
+        added = self._writer.execute("insert or ignore into shape values(null,?,?,?,?,?,?,?,?)", values)
+        number = added.lastrowid
+        if not added.rowcount:
+            (number,) = self._writer.execute(
+                "select id from shape where name = ? and service = ? and status = ? and services = ? "
+                "and destinations = ? and breaks = ? and broken = ?",
+                columns,
+            ).fetchone()
+        assert number is not None
         if len(self._shapes) >= _MAX_SHAPES_KNOWN:
             self._shapes.clear()
         self._shapes[shape] = number
-        return int(number)
+        return number
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -362,7 +338,8 @@ class Index:
         return spans, logs
 
     def summary(self, id_: bytes) -> Summary | None:
-        found = self._read(f"{_ROW} where flow.id = ?", (id_,))
+        """The row of a flow that is listed."""
+        found = self._read(f"{_ROW} where flow.id = ? and listed = 1", (id_,))
         return _summary(found[0]) if found else None
 
     def ids(self, prefix: str, limit: int) -> list[bytes]:
@@ -395,21 +372,20 @@ class Index:
             values += before
         for term in query:
             if isinstance(term, NumberTerm) and term.field in _COLUMNS:
-                conditions.append(f"{_COLUMNS[term.field]} {_SIGNS[term.comparison]} ?")
-                values.append(_within(term.value))
-        worded = [term for term in query if _is_of_shape(term)]
-        if worded:
-            shapes = ",".join(str(number) for number in self._shapes_meeting(worded))
-            conditions.append(f"shape in ({shapes})")
+                conditions.append(f"{_COLUMNS[term.field]} {shapes.SIGNS[term.comparison]} ?")
+                values.append(shapes.within(term.value))
+        of_shape: list[str] = []
+        for term in query:
+            if (condition := shapes.condition(term)) is not None:
+                of_shape.append(condition[0])
+                values += condition[1]
         # Fixed names and signs; what came from outside is among the values.
+        if of_shape:
+            conditions.append(f"shape in (select id from shape where {' and '.join(of_shape)})")  # noqa: S608
         met = " and ".join(conditions)
         inner = f"select id from flow indexed by listing where {met} order by start desc, id desc limit ?"  # noqa: S608
         sql = f"{_ROW} where flow.id in ({inner}) order by start desc, flow.id desc"
         return [_summary(row) for row in self._read(sql, (*values, limit))]
-
-    def _shapes_meeting(self, terms: Sequence[Term]) -> list[int]:
-        rows = self._read("select id, name, service, status, services, destinations, breaks from shape")
-        return [row[0] for row in rows if all(_meets(_shape_of(row[1:]), term) for term in terms)]
 
     def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._reading:
@@ -427,8 +403,6 @@ _COLUMNS: Final = {
     "open": "open",
     "started": "start",
 }
-_OF_SHAPES: Final = frozenset({"status", "breaks"})
-_SIGNS: Final = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
 def _time(ns: int, since: int = 0) -> int:
@@ -448,70 +422,27 @@ def _places_of(number: int) -> struct.Struct:
 _LAST: Final = (1 << 63) - 1
 
 
-def _within(value: int) -> int:
-    """SQLite has 64 bits."""
-    return max(min(value, (1 << 63) - 1), -(1 << 63))
-
-
-def _is_of_shape(term: Term) -> bool:
-    return isinstance(term, Word | TextTerm) or (isinstance(term, NumberTerm) and term.field in _OF_SHAPES)
-
-
-def _meets(shape: Shape, term: Term) -> bool:
-    if isinstance(term, Word):
-        wanted = term.text.casefold()
-        texts = (shape.name, shape.service, *shape.services, *shape.destinations, *shape.breaks)
-        return any(wanted in text.casefold() for text in texts)
-    if isinstance(term, TextTerm):
-        named = {
-            "name": (shape.name,),
-            "service": (shape.service, *shape.services),
-            "queue": shape.destinations,
-            "break": shape.breaks,
-        }[term.field]
-        is_there = term.value.casefold() in {text.casefold() for text in named}
-        return is_there == (term.comparison == "=")
-    assert isinstance(term, NumberTerm)
-    number = shape.status if term.field == "status" else len(shape.breaks)
-    return number is not None and _COMPARED[term.comparison](number, term.value)
-
-
-_COMPARED: Final[Mapping[str, Callable[[int, int], bool]]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-def _shape_of(columns: Sequence[Any]) -> Shape:
-    name, service, status, *named = columns
-    services, destinations, breaks = (tuple(json.loads(names)) for names in named)
-    return Shape(name, service, None if status < 0 else status, services, destinations, breaks)
-
-
 def _summary(row: Sequence[Any]) -> Summary:
     id_, start, completion, response, waited, spans, errors, unended, retries, duplicates, analysed = row[:11]
-    shape = _shape_of(row[11:])
+    name, service, status, *named = row[11:]
+    services, destinations, breaks = (tuple(json.loads(names)) for names in named)
     return Summary(
         id=id_.hex(),
-        name=shape.name,
-        service=shape.service,
+        name=name,
+        service=service,
         start_ns=start,
         response_ns=response,
         completion_ns=completion,
         waited_ns=waited or 0,
-        status=shape.status,
+        status=None if status == shapes.NO_STATUS else status,
         spans=spans,
         errors=errors,
         open_spans=unended,
         retries=retries,
         duplicates=duplicates,
-        services=shape.services,
-        destinations=shape.destinations,
-        breaks=shape.breaks,
+        services=services,
+        destinations=destinations,
+        breaks=breaks,
         is_settled=bool(analysed) and not unended,
         is_analysed=bool(analysed),
     )
