@@ -54,6 +54,10 @@ class NotFoundError(SourceError):
     """There is no such flow."""
 
 
+class LostError(NotFoundError):
+    """There was one, and nothing of it is left to show: where it was kept is damaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """What those who follow should know beside the flows, such as a gap."""
@@ -238,6 +242,8 @@ class ApiSource:
             return self._strange(f" ({error.code} {error.reason})")
         if error.code == http.HTTPStatus.NOT_FOUND:
             return NotFoundError(str(said))
+        if error.code == http.HTTPStatus.GONE:
+            return LostError(str(said))
         return (NotReachedError if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR else SourceError)(
             str(said)
         )

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pytest
 
 from tracekit.collector.api import MAX_UNDER_WAY, create_api
+from tracekit.collector.chunks import HEAD_BYTES
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.live import MAX_QUERIES, MAX_WATCHERS
 from tracekit.collector.server import CollectorServer
 from tracekit.flow import build_flow
 from tracekit.model import LogLine, Metric, Point, Service
 from tracekit.otlp import decode_spans, encode_spans
-from tracekit.testing.spans import BEGINNING, MS, at, hexadecimal, processed, request, shop
+from tracekit.testing.spans import BEGINNING, MS, at, hexadecimal, processed, request, sent, shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,13 @@ def keep(archive: DiskStore, spans: Sequence[Span]) -> None:
     body = encode_spans(spans)
     if not archive.add_encoded_spans(body):
         archive.add_spans(decode_spans(body).records)
+
+
+def damage(folder: Path) -> None:
+    """All that the first segment held, of a directory that nobody has open."""
+    segment = min((folder / "segments").glob("*.seg"))
+    data = segment.read_bytes()
+    segment.write_bytes(data[:HEAD_BYTES] + bytes(len(data) - HEAD_BYTES))
 
 
 def soon(found: Callable[[], T], is_there: Callable[[T], bool]) -> T:
@@ -169,7 +177,7 @@ def test_one_flow_is_shown_whole(archive: DiskStore, client: Client) -> None:
         ("order.confirmed", "broker"),
         ("notification.sent", "broker"),
     ]
-    assert found["summary"] == summary
+    assert (found["summary"], found["unread"]) == (summary, 0)
     assert client.get(f"/api/flows/{flow.id[:4].upper()}") == found
 
 
@@ -187,6 +195,34 @@ def test_a_flow_that_is_not_there_is_told_so(client: Client) -> None:
     assert "no flow is called abcd" in client.error("/api/flows/abcd", 404)
     for what in ("", "/logs", "/otlp"):
         assert "/api/flows lists" in client.error(f"/api/flows/{'0' * 32}{what}", 404)
+
+
+def test_a_flow_that_a_damaged_segment_cost_is_told_to_be_lost_and_one_in_part_shows_the_rest(
+    tmp_path: Path,
+) -> None:
+    entry = request("GET /lamp", 500, 501)
+    orders = sent("orders", 10, 18)
+    with DiskStore(tmp_path) as archive:
+        keep(archive, [entry, orders])
+    with DiskStore(tmp_path) as archive:
+        keep(archive, [processed(orders, 1000, 1100)])
+    damage(tmp_path)
+
+    with DiskStore(tmp_path) as archive, CollectorServer(archive, pages=create_api(archive)) as server:
+        client = Client(server.pages_port)
+        for asked in (entry.trace_id, entry.trace_id[:8]):
+            for what in ("", "/logs", "/otlp"):
+                assert client.error(f"/api/flows/{asked}{what}", 410) == (
+                    f"flow {entry.trace_id} came, and is lost: its spans were in a part of a segment that is "
+                    "damaged; /api/status tells what was found damaged"
+                )
+        rest = client.get(f"/api/flows/{orders.trace_id}")
+        listed = {flow["id"] for flow in client.get("/api/flows")["flows"]}
+        (trouble,) = client.get("/api/status")["troubles"]
+
+    assert ([each["name"] for each in rest["spans"]], rest["unread"]) == (["process orders"], 1)
+    assert listed == {entry.trace_id, orders.trace_id}
+    assert "00000001.seg" in trouble
 
 
 def test_digits_with_which_several_flows_begin_name_them(archive: DiskStore, client: Client) -> None:
@@ -371,6 +407,21 @@ def test_what_cannot_be_read_now_is_told_so(archive: DiskStore, client: Client) 
     archive.close()
 
     assert "cannot be read" in client.error("/api/flows", 503)
+
+
+def test_a_flow_whose_file_cannot_be_read_now_is_told_so(tmp_path: Path) -> None:
+    entry = request()
+    with DiskStore(tmp_path) as archive:
+        keep(archive, [entry])
+    (segment,) = (tmp_path / "segments").glob("*.seg")
+
+    with DiskStore(tmp_path) as archive, CollectorServer(archive, pages=create_api(archive)) as server:
+        segment.unlink()
+        segment.symlink_to(segment)  # cannot be opened
+
+        said = Client(server.pages_port).error(f"/api/flows/{entry.trace_id}", 503)
+
+    assert said.startswith("what is kept cannot be read: ")
 
 
 def test_too_many_questions_at_once_are_refused_and_hold_up_no_event(archive: DiskStore) -> None:

@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests.integration.test_api import NOW_NS, keep, renamed
+from tests.integration.test_api import NOW_NS, damage, keep, renamed
 from tracekit.collector.api import create_api
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.openapi import document
@@ -20,6 +20,7 @@ from tracekit.testing.spans import at, processed, shop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 schemathesis.openapi.format(
     "tracekit-query",
@@ -75,3 +76,18 @@ def test_every_flow_is_shown_as_described(what: str, flow_id: str, url: str) -> 
     answer = asked.call_and_validate(base_url=url)
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("what", ["", "/logs", "/otlp"])
+def test_a_flow_that_is_lost_is_refused_as_described(what: str, tmp_path: Path) -> None:
+    for spans in ([SHOP[0]], [LOST]):
+        with DiskStore(tmp_path) as archive:
+            keep(archive, spans)
+    damage(tmp_path)
+    path = {"flow_id": SHOP[0].trace_id}
+    asked = DESCRIBED[f"/api/flows/{{flow_id}}{what}"]["GET"].Case(path_parameters=path)
+
+    with DiskStore(tmp_path) as archive, CollectorServer(archive, pages=create_api(archive)) as server:
+        answer = asked.call_and_validate(base_url=server.pages_endpoint)
+
+    assert answer.status_code == 410

@@ -22,12 +22,13 @@ import pytest
 
 from tests.e2e.programs import environment
 from tests.integration.serving import PATIENCE_S, TRACEKIT, Ended, serving, tracekit_here
+from tests.integration.test_api import damage
 from tracekit.collector.archive import Summary
 from tracekit.flow import build_flow, render
 from tracekit.flow.text import duration
 from tracekit.model import LogLine, Service
 from tracekit.sources import ApiSource
-from tracekit.testing.spans import at, flow_of, processed, request, shop, span
+from tracekit.testing.spans import at, flow_of, processed, request, sent, shop, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,6 +215,37 @@ def test_an_id_that_no_flow_has_is_said_with_what_to_do(server: Serving) -> None
         "tracekit flow: no flow is called 00000000: it never came, or was dropped to make room; `tracekit "
         "flows` lists those kept\n",
     )
+
+
+def test_a_flow_that_a_damaged_segment_cost_is_told_to_be_lost_and_one_in_part_says_so(
+    tmp_path: Path,
+) -> None:
+    entry, orders = request("GET /lamp", 5000, 5001), sent("orders", 10, 18)
+    for spans in ([entry, orders], [processed(orders, 1000, 1100)]):
+        with serving(tmp_path) as server:
+            server.send(spans)
+            server.end()
+    damage(tmp_path)
+
+    with serving(tmp_path) as server:
+        for asked in ((), (entry.trace_id[:8],), (entry.trace_id, "--json")):
+            named = asked[0] if asked else entry.trace_id
+            assert tracekit_here("flow", *asked, "--server", server.api) == Ended(
+                1,
+                "",
+                f"tracekit flow: flow {named} came, and is lost: its spans were in a part of a segment "
+                "that is damaged; `tracekit doctor` tells what was found damaged\n",
+            )
+        assert ask(server, "flow", orders.trace_id).endswith(
+            "\n\n✕ incomplete  what came of it in 1 request cannot be read\n"
+            "  The segment is damaged, or its disk fails; `tracekit doctor` tells where.\n"
+        )
+        assert json.loads(ask(server, "flow", orders.trace_id, "--json"))["unread"] == 1
+        assert ask(server, "flows", COLUMNS="80").count("\n") == 3
+        assert ask(server, "flows", "messaging.system=kafka", "--json").count("\n") == 1
+        doctor = tracekit_here("doctor", "--server", server.api, OTEL_EXPORTER_OTLP_ENDPOINT=server.otlp)
+
+    assert "are damaged; what was in them is lost" in doctor.out
 
 
 @pytest.mark.parametrize("command", ["flows", "flow", "tail"])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.test_api import damage
+from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.folder import FolderError
 from tracekit.flow.search import AttributeTerm, TextTerm, Word
@@ -302,9 +304,89 @@ def test_a_flow_that_cannot_be_read_for_a_moment_stays_listed(tmp_path: Path) ->
         store.add_spans(order(2))
         watching.wait(lambda told: bool(told))
         assert found.id in {flow.id for flow in store.find(()).flows}
+        with pytest.raises(OSError, match="symbolic links"):
+            store.build(found.id)
         segment.unlink()
         kept.rename(segment)
         assert store.build(found.id) is not None
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_a_flow_that_a_damaged_segment_cost_stays_listed_and_is_told_to_be_lost(
+    tmp_path: Path, is_built: bool
+) -> None:
+    with DiskStore(tmp_path) as store:
+        watching = Watching()
+        store.watch(watching)
+        store.add_spans(order(1))
+        if is_built:
+            watching.wait(lambda told: bool(told))
+        (before,) = store.find(()).flows
+    with DiskStore(tmp_path) as store:
+        store.add_spans(order(2))
+
+    damage(tmp_path)
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans(order(3))
+        watching.wait(lambda told: f"{3:032x}" in {each.id for each in told})
+        _, _, after = store.find(()).flows
+        assert sorted(store.ids(before.id[:31])) == [f"{number:032x}" for number in (1, 2, 3)]
+        assert len(store.find((AttributeTerm("messaging.system", "=", "kafka"),)).flows) == 2
+        with pytest.raises(LostError, match=before.id):
+            store.build(before.id)
+        assert store.build("f" * 32) is None
+        assert store.held().troubles[0].endswith(" are damaged; what was in them is lost")
+
+    assert unbuilt(after) == unbuilt(before)
+
+
+def test_a_flow_that_is_lost_in_part_shows_the_rest_and_its_row_says_what_was_known(tmp_path: Path) -> None:
+    asked, sent, processed = order(1, failed=True)
+    late = replace(processed, span_id="5" * 16, parent_id=processed.span_id, end_ns=NOW + 9 * S)
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans([asked, sent])
+        watching.wait(lambda told: bool(told))
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        store.add_spans([processed])
+        watching.wait(lambda told: told[-1].spans == 3)
+        (before,) = store.find(()).flows
+    damage(tmp_path)
+
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        built = store.build(before.id)
+        store.watch(watching)
+        store.add_spans([late])  # it grows on
+        watching.wait(lambda told: bool(told))
+        (after,) = store.find(()).flows
+
+    assert built is not None
+    assert (built.summary, built.flow.spans, built.unread) == (before, (processed,), 1)
+    assert after == watching.told[0] == replace(before, spans=4, completion_ns=8 * S)
+
+
+def test_what_a_damaged_segment_left_of_a_flow_that_has_no_row_is_listed(tmp_path: Path) -> None:
+    asked, sent, processed = order(1)
+    with DiskStore(tmp_path) as store:
+        store.add_spans([asked, sent])
+    with DiskStore(tmp_path) as store:
+        store.add_spans([processed])
+    damage(tmp_path)
+    for index in tmp_path.glob("index.db*"):
+        index.unlink()
+
+    watching = Watching()
+    with DiskStore(tmp_path) as store:
+        store.watch(watching)
+        watching.wait(lambda told: bool(told))
+        (found,) = store.find(()).flows
+
+    assert (found.id, found.name, found.spans) == (asked.trace_id, "process orders", 1)
 
 
 def test_a_search_among_attributes_goes_on_where_a_page_ended(tmp_path: Path) -> None:

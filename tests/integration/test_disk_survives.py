@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.intake import MAX_WAIT_S
 from tracekit.flow.search import Query
@@ -568,7 +569,9 @@ def test_a_damaged_segment_costs_what_is_damaged_and_is_told(tmp_path: Path) -> 
         assert found <= ids(given)
         for trace in sorted({span.trace_id for span in given})[::5]:
             assert ids(store.trace(trace)) == {each for each in found if each[0] == trace}
-            store.build(trace)
+            with suppress(LostError):
+                store.build(trace)
+        assert {span.trace_id for span in given if span.parent_id is None} <= listed(store)
         (told,) = store.held().troubles
         assert told.startswith(f"{segments[1]}: ")
         assert told.endswith(" are damaged; what was in them is lost")

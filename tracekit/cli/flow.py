@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tracekit import semconv
 from tracekit.cli import terminal
 from tracekit.cli.terminal import styled
-from tracekit.flow.text import columns, duration, fitted, harmless
+from tracekit.flow.text import columns, counted, duration, fitted, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +39,9 @@ The two numbers come first: what the caller waited, and when all that it set off
 where the flow should go on and does not; it comes with its evidence and its cure.
 """
 
+_UNREAD: Final = """\
+what came of it in {} cannot be read
+  The segment is damaged, or its disk fails; `tracekit doctor` tells where."""
 _GAP: Final = "  "
 _SERVICE: Final = 20
 _LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -77,7 +80,7 @@ def _id(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     from tracekit.flow import kin
-    from tracekit.sources import NotFoundError, SourceError
+    from tracekit.sources import LostError, NotFoundError, SourceError
 
     terminal.speak_plainly()
     flow_id = arguments.id
@@ -97,6 +100,13 @@ def run(arguments: argparse.Namespace) -> int:
         later = (each for each in _kin(source, flow, kin.later(flow)) if kin.lost(each.flow))
         goes_on_in = list(islice(later, kin.MAX_KIN))
         lines = source.logs(flow.id) if arguments.logs else ()
+        unread = source.document(flow.id).get("unread")
+    except LostError:
+        return terminal.fail(
+            "flow",
+            f"flow {flow_id} came, and is lost: its spans were in a part of a segment that is damaged; "
+            "`tracekit doctor` tells what was found damaged",
+        )
     except NotFoundError:
         return terminal.fail(
             "flow",
@@ -109,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     width, color = terminal.width(), terminal.is_colored(sys.stdout)
     print(render(flow, width=width, color=color, comes_from=comes_from, goes_on_in=goes_on_in))
+    if isinstance(unread, int) and unread:
+        print(f"\n{styled('✕ incomplete', 'bad', color=color)}  {_UNREAD.format(counted(unread, 'request'))}")
     if arguments.logs:
         print()
         for row in _logged(flow, lines, width=width, color=color):

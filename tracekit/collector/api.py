@@ -28,6 +28,7 @@ from starlette.routing import Route, Router
 
 from tracekit.collector import overviews, size, views
 from tracekit.collector.app import LOOPBACK
+from tracekit.collector.archive import LostError
 from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
 from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
 from tracekit.collector.traffic import Traffic
@@ -71,6 +72,10 @@ As JSON:        /api/flows           /api/openapi.json describes all there is
 """
 _Given: TypeAlias = "Mapping[str, str | int]"
 _BROKEN: Final = (OSError, sqlite3.Error)
+_LOST: Final = (
+    "flow {} came, and is lost: its spans were in a part of a segment that is damaged; "
+    "/api/status tells what was found damaged"
+)
 
 
 def create_api(
@@ -167,6 +172,8 @@ class _Api:
                 return await self._asked(request, self._answers[operation.name], given)
             except (ParameterError, SearchError) as error:
                 return _refusal(400, str(error))
+            except LostError as error:
+                return _refusal(410, _LOST.format(error))
             except _RefusalError as error:
                 return _refusal(error.status, str(error))
             except _BROKEN as error:

@@ -76,10 +76,19 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A flow that was built, and its line."""
+    """A flow that was built, and its line.
+
+    `unread` counts the requests that mention it and cannot be read, for their segment is damaged or its disk
+    fails: the flow has nothing of them, while its line says what was known of the whole.
+    """
 
     summary: Summary
     flow: Flow
+    unread: int = 0
+
+
+class LostError(LookupError):
+    """A flow that came, and of which nothing is left to show: its segment is damaged."""
 
 
 class Watcher(Protocol):
@@ -108,7 +117,10 @@ class Archive(Store, Protocol):
         ...
 
     def build(self, flow_id: str) -> Built | None:
-        """The flow as it is now; None where nothing of it is known. Of too many spans the first are taken."""
+        """The flow as it is now; None where nothing of it is known. Of too many spans the first are taken.
+
+        Raises LostError where all of it is lost, OSError where it cannot be read now.
+        """
         ...
 
     def flow_logs(self, flow_id: str) -> Sequence[LogLine]:

@@ -13,12 +13,13 @@ import sqlite3
 import threading
 import time
 from collections import Counter, OrderedDict
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from tracekit import semconv
-from tracekit.collector.archive import Built, Held, Page, Summary
+from tracekit.collector.archive import Built, Held, LostError, Page, Summary
 from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder
@@ -86,6 +87,9 @@ _LED: Final = 0.0
 _LATE_S: Final = 10.0
 """What has been quiet for so long is not expected to go on."""
 
+_Missing: TypeAlias = "dict[int, Gone | OtlpError]"
+"""Chunks that cannot be read, by their places, and why."""
+
 _logger = logging.getLogger("tracekit")
 
 
@@ -124,7 +128,6 @@ class DiskStore:
         self._watchers: tuple[Watcher, ...] = ()
         self._troubles: OrderedDict[str, None] = OrderedDict()
         self._came = 0
-        self._unread = 0  # chunks that could not be read, and may be later
         self._flushed_at = 0.0
         self._stopping = threading.Event()
         try:
@@ -428,36 +431,42 @@ class DiskStore:
 
     def _build_some(self, due: Mapping[bytes, float]) -> None:
         built: list[Built] = []
+        damaged: list[Built] = []
         none: list[bytes] = []
-        failed: list[bytes] = []
+        lost: list[bytes] = []
+        tried: list[bytes] = []
         for id_ in due:
-            unread = self._unread
             try:
-                found = self.build(id_.hex())
+                found, missing = self._build(id_.hex())
             except Exception:
                 _logger.warning("flow %s cannot be built", id_.hex(), exc_info=True)
                 self._say(f"flow {id_.hex()} cannot be built; the log says why")
-                failed.append(id_)
+                tried.append(id_)
                 continue
-            if found is not None:
+            if _cause(missing) is not None:
+                continue  # it is looked at again
+            if found is None:
+                (lost if missing else none).append(id_)
+            elif missing and self._index.summary(id_) is not None:
+                damaged.append(found)
+                tried.append(id_)
+            else:
                 built.append(found)
-            elif unread == self._unread:  # else it is looked at again
-                none.append(id_)
         if not due:
             return
         with self._lock:
-            for id_ in none:
+            for id_ in (*none, *lost):
                 if due[id_] != _LED:  # else two that lead to each other would never end
                     for other in self._led_on(id_):
                         self._waiting.setdefault(other, _LED)
             with self._index.writing():
                 self._index.note_built(built)
                 self._index.note_no_flow(none)
-                self._index.note_tried(failed)
-        if built:
+                self._index.note_tried([*lost, *tried])
+        if told := [*built, *damaged]:
             for watcher in self._watchers:
                 try:
-                    watcher(built)
+                    watcher(told)
                 except Exception:
                     _logger.warning("a watcher of flows fails", exc_info=True)
 
@@ -474,27 +483,44 @@ class DiskStore:
         return flow_spans(_Spans(self._mentioning), flow_id) if _is_id(flow_id) else ()
 
     def build(self, flow_id: str) -> Built | None:
-        spans = self.flow(flow_id)
+        built, missing = self._build(flow_id)
+        if built is None and missing:
+            raise _cause(missing) or LostError(flow_id)
+        return built
+
+    def _build(self, flow_id: str) -> tuple[Built | None, _Missing]:
+        """The flow out of what can be read of it; and what cannot be read of what mentions it."""
+        missing: _Missing = {}
+        known = _Spans(lambda id_: self._mentioning(id_, missing if id_ == flow_id else None))
+        spans = flow_spans(known, flow_id) if _is_id(flow_id) else ()
         if not spans:
-            return None
+            return None, missing
         quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
         try:
             flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=quiet_s > _LATE_S))
         except ValueError:
-            return None
-        return Built(summary_of(flow), flow)
+            return None, missing
+        summary = summary_of(flow)
+        if missing and (row := self._index.summary(bytes.fromhex(flow_id))) is not None:
+            # It was written before, and knows more than what is left.
+            summary = replace(row, is_settled=not row.open_spans, is_analysed=True)
+        return Built(summary, flow, len(missing)), missing
 
     def trace(self, trace_id: str) -> tuple[Span, ...]:
         return _Spans(self._mentioning).trace(trace_id) if _is_id(trace_id) else ()
 
-    def _mentioning(self, id_: str) -> list[Span]:
-        """Spans whose bytes hold this id, by arrival; each once, as it was reported last."""
+    def _mentioning(self, id_: str, missing: _Missing | None = None) -> list[Span]:
+        """Spans whose bytes hold this id, by arrival; each once, as it was reported last.
+
+        To `missing` is added what cannot be read, and was not dropped meanwhile.
+        """
         found: dict[tuple[str, str, str, int, Service], Span] = {}
         for place in self._places(id_)[0]:
             try:
                 spans = select_spans(self._segments.read(place), id_)
             except (Gone, OtlpError) as error:  # counted and told by the segments
-                self._unread += isinstance(error.__cause__, OSError)
+                if missing is not None and place >> OFFSET_BITS >= (self._segments.oldest or 0):
+                    missing[place] = error
                 continue
             for span in spans:
                 found[span.trace_id, span.span_id, span.name, span.start_ns, span.service] = span
@@ -526,7 +552,7 @@ class DiskStore:
         looked = self._index.find(query, _SEARCHED_AT_ONCE, before)
         matching: list[Summary] = []
         for at, summary in enumerate(looked):
-            built = self.build(summary.id)
+            built, _ = self._build(summary.id)
             if built is not None and matches(query, built.flow):
                 matching.append(built.summary)
             if len(matching) == limit or time.monotonic() > until_s:
@@ -647,6 +673,12 @@ class _Spans:
             for span in found
             if flow_id == facts.flow_id(span) or any(flow_id == facts.flow_id(link) for link in span.links)
         ]
+
+
+def _cause(missing: _Missing) -> OSError | None:
+    """What kept something from being read that may be read later; None for what is lost."""
+    causes = (error.__cause__ for error in missing.values())
+    return next((cause for cause in causes if isinstance(cause, OSError)), None)
 
 
 def summary_of(flow: Flow) -> Summary:

@@ -135,7 +135,7 @@ OPERATIONS: Final = (
         "One flow: its spans, messages, breaks and critical paths.",
         see("Flow"),
         (_FLOW_ID,),
-        (400, 404, 409),
+        (400, 404, 409, 410),
     ),
     Operation(
         "flow_logs",
@@ -143,7 +143,7 @@ OPERATIONS: Final = (
         "The log lines of one flow.",
         see("Logs"),
         (_FLOW_ID,),
-        (400, 404, 409),
+        (400, 404, 409, 410),
     ),
     Operation(
         "flow_otlp",
@@ -152,7 +152,7 @@ OPERATIONS: Final = (
         "`tracekit-omitted-spans` says how many are missing where there are too many.",
         {"type": "object"},
         (_FLOW_ID,),
-        (400, 404, 409),
+        (400, 404, 409, 410),
     ),
     Operation("services", "/api/services", "What each service did of late.", see("Services"), (), (400,)),
     Operation(
@@ -193,6 +193,7 @@ _REFUSALS: Final = {
     400: "a parameter, or the query, is not understood",
     404: "there is no such flow",
     409: "several flows begin so",
+    410: "there was such a flow, and its segment is damaged: nothing of it is left to show",
     503: "too much is asked at once, or the data cannot be read now; ask again later",
 }
 

@@ -188,6 +188,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Flow": _object(
         {
             "summary": see("Summary"),
+            "unread": {
+                **_COUNT,
+                "description": "requests that mention it and cannot be read, for their segment is damaged or "
+                "its disk fails: what was in them is not shown, only the summary still counts it",
+            },
             "end_ns": _MOMENT,
             "spans": _list(see("Span"), views.MAX_SPANS),
             "edges": _list(see("Edge"), views.MAX_SPANS),

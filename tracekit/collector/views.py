@@ -71,6 +71,7 @@ def flow(built: Built) -> Object:
     edges, breaks = _edges(flow), _breaks(flow)
     return {
         "summary": summary(built.summary),
+        "unread": built.unread,
         "end_ns": str(flow.end_ns),
         "spans": spans,
         "edges": edges,
