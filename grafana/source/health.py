@@ -35,8 +35,9 @@ def health() -> Dashboard:
         .with_panel(
             bars(
                 "Left out, by reason",
-                "Spans, log lines and headers that tracekit left out rather than trouble a service. The "
-                "README says what each reason means. Nothing here means that nothing was.",
+                "What tracekit left out rather than trouble a service. Spans and log lines: `export` (nobody "
+                "took them), `queue_full`, `late`, `internal`. Headers: `invalid_…` (nobody can read them), "
+                "`size` and `oversized` (no room on the message). Nothing here means that nothing was.",
                 units.NUMBER,
                 Line(
                     grown(names.DROPPED, names.SERVICE, names.REASON, window=INTERVAL),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.source.alerts import ALERTS
 from grafana.source.files import DASHBOARDS, GRAFANA_RULES, ROOT, RULES, files
+from tracekit.guard import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,6 +226,18 @@ def test_an_alert_names_labels_that_it_has(alert: Any) -> None:
     grouped = {label for found in re.findall(r"by \(([^)]*)\)", alert.value) for label in found.split(", ")}
     added = {*re.findall(r'label_replace\(.*?, "(\w+)", "[^"]*", "", ""\)', alert.value)}
     assert named <= grouped | added
+
+
+def test_losses_are_reasons_that_there_are() -> None:
+    (lost,) = (alert for alert in ALERTS if alert.name == "TelemetryLost")
+
+    reasons = {
+        reason
+        for found in re.findall(r'tracekit_reason=~"([^"]*)"', lost.value)
+        for reason in found.split("|")
+    }
+    assert reasons
+    assert reasons <= {*get_args(Reason)}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)

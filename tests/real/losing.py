@@ -1,0 +1,158 @@
+"""Collectors and a service that lose telemetry, each in its way, and say so to a Prometheus."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from tests.integration.servers.collector import CONFIGURATIONS, collector
+from tests.integration.servers.process import fetched, free_ports
+from tests.real.stack import eventually
+from tracekit.model import LogLine, Service, Span
+from tracekit.otlp import encode_logs, encode_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NOBODY: Final = "127.0.0.1:1"
+_MORE_THAN_A_QUEUE: Final = 1100
+"""Exports; the queue of an exporter takes 1000 by default."""
+_DECISION_WAIT_S: Final = 1
+_SERVICE: Final = Service("load")
+
+_UNHEARD: Final = """
+import sys, tracekit
+from opentelemetry import trace
+handle = tracekit.configure("unheard")
+trace.get_tracer("unheard").start_span("work").end()
+handle.flush()
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A Collector that runs: where it takes OTLP over HTTP."""
+
+    otlp: str
+
+    def export_span(self, trace_id: str) -> int:
+        now = time.time_ns()
+        span = Span(trace_id, secrets.token_hex(8), "work", now, now + 1_000_000, service=_SERVICE)
+        return self._export("traces", encode_spans([span]))
+
+    def export_line(self) -> int:
+        return self._export("logs", encode_logs([LogLine(time.time_ns(), "a line", service=_SERVICE)]))
+
+    def _export(self, signal: str, body: bytes) -> int:
+        return fetched(f"{self.otlp}/v1/{signal}", body, {"content-type": "application/x-protobuf"})[0]
+
+
+@contextmanager
+def losing(folder: Path, prometheus: str, otlp: str) -> Iterator[None]:
+    """All of them, until the end of the block; what they lose, they have lost or will lose in seconds."""
+    with ExitStack() as started:
+        started.enter_context(_unheard(otlp))
+        cut_off = started.enter_context(
+            _local(folder / "cut-off", prometheus, jaeger=_NOBODY, logs=f"http://{_NOBODY}")
+        )
+        misled = started.enter_context(
+            # A gRPC server that knows no traces, an HTTP server that knows no logs: both refuse for good.
+            _local(folder / "misled", prometheus, jaeger=started.enter_context(_no_jaeger()), logs=prometheus)
+        )
+        gateway = started.enter_context(_gateway(folder / "gateway", prometheus))
+        late = secrets.token_hex(16)
+        # It takes some once it has found itself among the gateways.
+        assert eventually(lambda: gateway.export_span(late) == 200)
+        decided = time.monotonic() + 3 * _DECISION_WAIT_S
+        assert misled.export_span(secrets.token_hex(16)) == 200
+        assert misled.export_line() == 200
+        for _ in range(_MORE_THAN_A_QUEUE):
+            cut_off.export_span(secrets.token_hex(16))
+            cut_off.export_line()
+        time.sleep(max(0, decided - time.monotonic()))  # the Collector's own clock
+        assert gateway.export_span(late) == 200
+        yield
+
+
+@contextmanager
+def _unheard(otlp: str) -> Iterator[None]:
+    """A service whose metrics arrive, and whose spans do not."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://{_NOBODY}/v1/traces",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1",
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", _UNHEARD],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ):  # at the end of the block its input ends, and so does it
+        yield
+
+
+@contextmanager
+def _no_jaeger() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def _local(folder: Path, prometheus: str, *, jaeger: str, logs: str) -> Iterator[_Running]:
+    with _collector(folder, "local", prometheus, {"JAEGER_ENDPOINT": jaeger, "LOGS_ENDPOINT": logs}) as ran:
+        yield ran
+
+
+@contextmanager
+def _gateway(folder: Path, prometheus: str) -> Iterator[_Running]:
+    """A gateway that is the only one, and soon decides."""
+    (balanced,) = free_ports(1)
+    environment = {
+        "JAEGER_ENDPOINT": _NOBODY,
+        "LOGS_ENDPOINT": f"http://{_NOBODY}",
+        "GATEWAYS": f"[127.0.0.1:{balanced}]",
+        "GATEWAY_INSECURE": "true",
+        "BALANCED_PORT": str(balanced),
+        "DECISION_WAIT": f"{_DECISION_WAIT_S}s",
+        "QUEUE_DIRECTORY": str(folder / "queue"),
+    }
+    with _collector(folder, "gateway", prometheus, environment) as running:
+        yield running
+
+
+@contextmanager
+def _collector(
+    folder: Path, configuration: str, prometheus: str, environment: dict[str, str]
+) -> Iterator[_Running]:
+    folder.mkdir()
+    grpc_port, http_port, health_port = free_ports(3)
+    shared = {
+        "OTLP_HOST": "127.0.0.1",
+        "OTLP_GRPC_PORT": str(grpc_port),
+        "OTLP_HTTP_PORT": str(http_port),
+        "HEALTH_HOST": "127.0.0.1",
+        "HEALTH_PORT": str(health_port),
+        "PROMETHEUS_ENDPOINT": prometheus,
+    }
+    path = CONFIGURATIONS / f"{configuration}.yaml"
+    with collector(folder, path, {**shared, **environment}, health_port=health_port):
+        yield _Running(f"http://127.0.0.1:{http_port}")
