@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tracekit import sources
 from tracekit.collector.archive import Page, Summary
-from tracekit.sources import ApiSource, NotFoundError, Notice, NotReachedError, SourceError
+from tracekit.sources import ApiSource, NotFoundError, Notice, NotReachedError, SourceError, api, web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +167,7 @@ def test_an_answer_that_breaks_off_is_no_answer() -> None:
 
 
 def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_ANSWER_BYTES", 2**20)
+    monkeypatch.setattr(web, "MAX_ANSWER_BYTES", 2**20)
     endless = answer(b" " * 2**21)
     with answering(endless) as source, pytest.raises(SourceError, match="answers more than 1 MiB"):
         source.find("")
@@ -204,7 +203,7 @@ def test_who_follows_learns_at_once_that_nobody_answers() -> None:
 
 
 def test_an_event_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(api, "_MAX_EVENT_BYTES", 1000)
     endless = stream() + b"data: " + b"x" * 2000 + b"\n\n"
     with answering(endless, stream(("flow", SUMMARY))) as source:
         told = list(islice(source.follow(""), 3))

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     color = terminal.is_colored(sys.stdout)
     findings: list[Finding] = []
     try:
-        server = terminal.source(arguments)
+        server = terminal.server(arguments)
     except SourceError as error:
         return terminal.fail("doctor", error)
     for finding in _findings(server):

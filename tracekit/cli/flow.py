@@ -66,7 +66,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--logs", action="store_true", help="the log lines too")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
-    terminal.add_server(parser)
+    terminal.add_source(parser)
 
 
 def _id(text: str) -> str:
@@ -107,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"flow {flow_id} came, and is lost: its spans were in a part of a segment that is damaged; "
             "`tracekit doctor` tells what was found damaged",
         )
-    except NotFoundError:
+    except NotFoundError as error:
+        if arguments.source == "jaeger":
+            return terminal.fail("flow", error)
         return terminal.fail(
             "flow",
             f"no flow is called {flow_id}: it never came, or was dropped to make room; `tracekit "

@@ -41,7 +41,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "-n", "--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    terminal.add_server(parser)
+    terminal.add_source(parser)
 
 
 def _count(text: str) -> int:

@@ -43,6 +43,7 @@ examples:
   tracekit serve --data ./flows --max-size 500MB      in a directory of its own
   tracekit serve --http-port 0 --grpc-port 0 --port 0 on free ports, beside another one
   tracekit serve --forward http://collector:4318      and everything goes on to another collector
+  tracekit serve --jaeger http://jaeger:16686         flows are those of a Jaeger, which has the spans
 
 Services send OTLP to it without any setting: it listens where OTEL_EXPORTER_OTLP_ENDPOINT points unless it is
 set. What was answered is on disk, and there after a restart, until --max-size is reached: then the oldest
@@ -103,6 +104,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         choices=("http/protobuf", "grpc"),
         default="http/protobuf",
         help="how it is sent on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jaeger",
+        metavar="URL",
+        help="show the flows of a Jaeger that has the spans, by its query API; log lines are kept here",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
 
@@ -167,7 +173,6 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
     try:
         from tracekit.collector.api import create_api
         from tracekit.collector.app import LOOPBACK as NAMES
-        from tracekit.collector.disk import DiskStore
         from tracekit.collector.folder import FolderError
         from tracekit.collector.forward import Forwarder
         from tracekit.collector.server import (
@@ -191,7 +196,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             forward = arguments.forward and Forwarder(
                 arguments.forward, protocol=arguments.forward_protocol, headers=_headers()
             )
-            archive = DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
+            archive = _archive(arguments, complaints)
             end.is_awaited = True
             started.callback(_close, archive, complaints)
             hosts = NAMES if arguments.host in NAMES else None
@@ -211,7 +216,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
                 max_connections=connections_alone(),
             )
             started.enter_context(server)
-        except (FolderError, OSError, ValueError) as error:
+        except (FolderError, OSError, SourceError, ValueError) as error:
             return terminal.fail("serve", error)
         except sqlite3.Error as error:
             return terminal.fail("serve", f"{arguments.data} cannot be used: {error}. {_ROOM}")
@@ -225,7 +230,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
         with suppress(OSError):
             complaints.say(_short_of_room(disk_usage(arguments.data).free, held, arguments.data))
         if not arguments.quiet:
-            for row in _greeting(server, held, arguments.data, arguments.forward):
+            for row in _greeting(server, held, arguments):
                 _say(row, sys.stdout)
         try:
             _watch(archive, end.asked, complaints, quiet=arguments.quiet)
@@ -238,6 +243,17 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
     if not arguments.quiet:
         _say(f"\nended: {_amount(held)} in {arguments.data}", sys.stdout)
     return 0
+
+
+def _archive(arguments: argparse.Namespace, complaints: _Complaints) -> DiskStore:
+    from tracekit.collector.disk import DiskStore
+    from tracekit.sources.jaeger_archive import JaegerArchive
+
+    if arguments.jaeger is None:
+        return DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
+    return JaegerArchive(
+        arguments.data, arguments.jaeger, max_bytes=arguments.max_size, progress=complaints.say
+    )
 
 
 class _EndedError(BaseException):
@@ -320,7 +336,7 @@ def _watch(archive: DiskStore, stop: threading.Event, complaints: _Complaints, *
             return
 
 
-def _greeting(server: CollectorServer, held: Held, data: Path, forward: str | None) -> Iterator[str]:
+def _greeting(server: CollectorServer, held: Held, arguments: argparse.Namespace) -> Iterator[str]:
     """Where it listens, what it has, and how to go on."""
     yield "tracekit is collecting; Ctrl-C ends it"
     yield f"  OTLP  {server.http_endpoint} (HTTP), {server.grpc_endpoint} (gRPC)"
@@ -328,10 +344,13 @@ def _greeting(server: CollectorServer, held: Held, data: Path, forward: str | No
     oldest = (
         "" if held.oldest_ns is None else f", since {moment(held.oldest_ns, datetime.now().astimezone())}"
     )
+    data = arguments.data
+    if arguments.jaeger:
+        yield f"  flows from {arguments.jaeger}; log lines sent here are shown with them"
     yield f"  data  {data}: {_amount(held)} of {size(held.max_bytes)}{oldest}"
-    if forward:
-        yield f"  to    {forward}"
-    if held.flows:
+    if arguments.forward:
+        yield f"  to    {arguments.forward}"
+    if held.flows or arguments.jaeger:
         option = "" if server.pages_endpoint == DEFAULT_SERVER else f" --server {server.pages_endpoint}"
         yield f"  look  {us()} flows{option}"
     else:

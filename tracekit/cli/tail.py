@@ -37,7 +37,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     terminal.add_query(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    terminal.add_server(parser)
+    terminal.add_source(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

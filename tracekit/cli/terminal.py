@@ -54,6 +54,23 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The options that say where flows are read from."""
+    from tracekit.sources import DEFAULT_JAEGER, DEFAULT_SERVER
+
+    parser.add_argument(
+        "--source",
+        choices=("serve", "jaeger"),
+        default="serve",
+        help="what has the flows: a `tracekit serve` (the default), or a Jaeger that has their spans",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help=f"where that is (default: {DEFAULT_SERVER}; for Jaeger, its query API: {DEFAULT_JAEGER})",
+    )
+
+
 def add_query(parser: argparse.ArgumentParser) -> None:
     """The words that say which flows; options may stand between them."""
     parser.set_defaults(is_intermixed=True)
@@ -70,11 +87,20 @@ def query_of(words: Sequence[str]) -> str:
     )
 
 
-def source(arguments: argparse.Namespace) -> ApiSource:
-    """Whom to ask. Raises SourceError for a wrong URL."""
+def server(arguments: argparse.Namespace) -> ApiSource:
+    """The server to ask. Raises SourceError for a wrong URL."""
     from tracekit.sources import ApiSource
 
     return ApiSource(arguments.server, us=us())
+
+
+def source(arguments: argparse.Namespace) -> Source:
+    """Where flows are read from. Raises SourceError for a wrong URL."""
+    from tracekit.sources import DEFAULT_JAEGER, DEFAULT_SERVER, ApiSource, JaegerSource
+
+    if arguments.source == "jaeger":
+        return JaegerSource(arguments.server or DEFAULT_JAEGER)
+    return ApiSource(arguments.server or DEFAULT_SERVER, us=us())
 
 
 def width() -> int:

@@ -464,11 +464,14 @@ class DiskStore:
                 self._index.note_no_flow(none)
                 self._index.note_tried([*lost, *tried])
         if told := [*built, *damaged]:
-            for watcher in self._watchers:
-                try:
-                    watcher(told)
-                except Exception:
-                    _logger.warning("a watcher of flows fails", exc_info=True)
+            self._tell(told)
+
+    def _tell(self, built: Sequence[Built]) -> None:
+        for watcher in self._watchers:
+            try:
+                watcher(built)
+            except Exception:
+                _logger.warning("a watcher of flows fails", exc_info=True)
 
     def _led_on(self, id_: bytes) -> set[bytes]:
         """The flows whose spans stand in a trace that begins none: they may have grown with it."""

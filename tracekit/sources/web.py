@@ -1,0 +1,177 @@
+"""Web: bounded questions over HTTP, and failures in words that say what to do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from contextlib import closing
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+READ_S: Final = 10.0
+_ANSWER_S: Final = 30.0
+_CHUNK: Final = 256 * 1024
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine."""
+BROKEN: Final = (OSError, http.client.HTTPException)
+GARBAGE: Final = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
+
+Json: TypeAlias = "Mapping[str, object]"
+
+
+class SourceError(RuntimeError):
+    """What was asked for cannot be had; the text says why, and what to do."""
+
+
+class NotReachedError(SourceError):
+    """Nobody answers there, or not to the end."""
+
+
+class NotFoundError(SourceError):
+    """There is no such flow."""
+
+
+class LostError(NotFoundError):
+    """There was one, and nothing of it is left to show: where it was kept is damaged."""
+
+
+class Web:
+    """Whom to ask, at a URL. The proxies of the environment count, but not for this machine.
+
+    Bounds: `MAX_ANSWER_BYTES` of an answer, which may take 30 s in all.
+    """
+
+    def __init__(
+        self, url: str, *, default: str, what: str, start: str, option: str, silence_s: float = READ_S
+    ) -> None:
+        """`what` should answer there, `start` starts it, and `option` says where it is.
+
+        `silence_s` is how long an answer may be silent. Raises SourceError for what is no URL.
+        """
+        host = _host(url)
+        if not host:
+            raise SourceError(f"{url!r} is no address of a server; it looks like {default}")
+        self.url = url.rstrip("/")
+        self._what = what
+        self._start = start
+        self._option = option
+        self._silence_s = silence_s
+        self._opener = build_opener(*([ProxyHandler({})] if host in LOOPBACK else []))
+
+    def json(self, path: str) -> Json:
+        """The answer to a path, which must be a JSON object."""
+        found = list(self.objects(path))
+        if len(found) != 1:
+            raise self.strange()
+        return found[0]
+
+    def objects(self, path: str) -> Iterator[Json]:
+        """The JSON objects of an answer, one after another."""
+        try:
+            text, at = self.read(path).decode(), 0
+            while (at := _SPACE(text, at).end()) < len(text):
+                found, at = _DECODER.raw_decode(text, at)
+                if not isinstance(found, dict):
+                    raise self.strange()
+                yield found
+        except (ValueError, RecursionError) as error:
+            raise self.strange() from error
+
+    def read(self, path: str) -> bytes:
+        """The body of an answer."""
+        until = time.monotonic() + _ANSWER_S
+        body = bytearray()
+        with closing(self.open(path, self._silence_s)) as answer:
+            try:
+                while piece := answer.read1(_CHUNK):
+                    body += piece
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise SourceError(
+                            f"{self.url}{path} answers more than {MAX_ANSWER_BYTES >> 20} MiB; ask for less"
+                        )
+                    if time.monotonic() > until:
+                        raise TimeoutError(f"no end within {_ANSWER_S:.0f} s")
+                if answer.length:  # http.client says it only where all is read at once
+                    raise http.client.IncompleteRead(bytes(body), answer.length)
+            except BROKEN as error:
+                raise NotReachedError(
+                    f"{self.url} broke off in the middle of an answer: {_said(error)}"
+                ) from error
+        return bytes(body)
+
+    def open(
+        self, path: str, timeout_s: float, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> http.client.HTTPResponse:
+        """An answer under way."""
+        request = Request(self.url + path, headers={**headers})  # noqa: S310 - it is http or https
+        try:
+            return cast("http.client.HTTPResponse", self._opener.open(request, timeout=timeout_s))
+        except HTTPError as error:
+            with error:
+                raise self._refusal(error) from error
+        except OSError as error:  # http.client's, where it hangs up, too
+            raise self._unreached(error) from error
+        except http.client.HTTPException as error:
+            raise self.strange(" (no HTTP, or none that can be read)") from error
+
+    def _unreached(self, error: OSError) -> NotReachedError:
+        reason = error.reason if isinstance(error, URLError) else error
+        return NotReachedError(
+            f"nobody answers at {self.url} ({_said(reason)}). Start it: {self._start}; "
+            f"or say where it is: {self._option} URL"
+        )
+
+    def _refusal(self, error: HTTPError) -> SourceError:
+        """The server's own words, where it is one of ours."""
+        try:
+            said = json.loads(error.read(_CHUNK))["error"]
+            said = said["message"] if isinstance(said, dict) else said  # as Jaeger has it
+        except (*BROKEN, *GARBAGE):
+            return self.strange(f" ({error.code} {error.reason})")
+        if error.code == http.HTTPStatus.NOT_FOUND:
+            return NotFoundError(str(said))
+        if error.code == http.HTTPStatus.GONE:
+            return LostError(str(said))
+        return (NotReachedError if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR else SourceError)(
+            str(said)
+        )
+
+    def strange(self, what: str = "") -> SourceError:
+        """That what answers is somebody else."""
+        return SourceError(
+            f"what answers at {self.url} is no {self._what}{what}; say where that is: {self._option} URL"
+        )
+
+    def read_by(self, reader: Callable[[Any], Any], found: object) -> Any:
+        """What the reader makes of what was answered."""
+        try:
+            return reader(found)
+        except GARBAGE as error:
+            raise self.strange() from error
+
+
+def _host(url: str) -> str | None:
+    """The host of a URL of HTTP; None where it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _said(reason: object) -> str:
+    """What the system says of a failure, without its number."""
+    return str(reason.strerror or reason) if isinstance(reason, OSError) else str(reason)
+
+
+_SPACE: Final = cast("Callable[[str, int], re.Match[str]]", re.compile(r"\s*").match)
+_DECODER: Final = json.JSONDecoder()
