@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 15.0
 
 
-def place(port: int, scenario: Scenario) -> tuple[str, int]:
+def place(port: int, scenario: Scenario, *, host: str = "127.0.0.1") -> tuple[str, int]:
     """Place the order; gives the id of its flow, which is that of the client's trace, and the status.
 
     Raises OSError or http.client.HTTPException where nobody answers.
@@ -23,7 +23,7 @@ def place(port: int, scenario: Scenario) -> tuple[str, int]:
         "content-type": "application/json",
         "traceparent": f"00-{flow_id}-{secrets.token_hex(8)}-01",
     }
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
         connection.request("POST", "/orders", json.dumps(scenario.order), headers)
         response = connection.getresponse()
