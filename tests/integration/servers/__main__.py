@@ -1,4 +1,4 @@
-"""Make the programs that are missing, and say what that takes."""
+"""Install the packages and make the programs that are missing, and say what that takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 
+from tests.integration.servers.packages import PACKAGES, MissingError, ensure
 from tests.integration.servers.programs import PROGRAMS, ProgramError, made
 
 
@@ -16,9 +17,15 @@ def main() -> int:
         description=f"{__doc__} All of them by default: a quarter of an hour on two cores, once.",
     )
     parser.add_argument("name", nargs="*", help=f"{', '.join(PROGRAMS)}; all by default")
-    names = parser.parse_args().name or [*PROGRAMS]
+    chosen = parser.parse_args().name
+    names = chosen or [*PROGRAMS]
     if unknown := {*names} - {*PROGRAMS}:
         parser.error(f"no program is called {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
+    try:
+        ensure(() if chosen else PACKAGES)
+    except MissingError as error:
+        print(f"packages: {error}", file=sys.stderr)
+        return 1
     for name in names:
         began = time.monotonic()
 

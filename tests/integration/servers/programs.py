@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from tests.integration.servers.packages import PACKAGES, MissingError, ensure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[3]
 FOLDER: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracekit" / "programs"
 BUILDER: Final = ROOT / "collector-config" / "builder.yaml"
+LOCK: Final = ROOT / "requirements.lock"
+PUBSUB: Final = ROOT / "demo" / "pubsub"
+DEBIAN_PACKAGES: Final = (
+    "openjdk-17-jre-headless",
+    "postgresql-15",
+    "python3",
+    "python3-pip",
+    "python3-venv",
+    "wget",
+)
+"""What is in the Debian that local images are built on."""
 _TAIL: Final = 20
 
 
@@ -44,7 +59,7 @@ class Program:
     name: str
     version: str
     needs: Mapping[str, str]
-    """Commands that making it takes, and how to come by them."""
+    """Commands that making it takes, and how to come by those that are no Debian packages (see there)."""
     make: Callable[[Path, str], None]
     file: str = ""
     """Of the folder, what is run; empty for the folder itself."""
@@ -62,8 +77,12 @@ def made(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
     program = PROGRAMS[name]
     if program.path.exists():
         return program.path
+    try:
+        ensure(command for command in program.needs if command in PACKAGES)
+    except MissingError as error:
+        raise ProgramError(str(error)) from error
     for command, cure in program.needs.items():
-        if shutil.which(command) is None:
+        if command not in PACKAGES and shutil.which(command) is None:
             raise ProgramError(f"making it takes `{command}`, which is not on PATH. The cure: {cure}")
     folder = program.path.parent if program.file else program.path
     with _alone(say):
@@ -119,15 +138,20 @@ def _collector(folder: Path, version: str) -> None:
 
 
 def _jaeger(folder: Path, version: str) -> None:
-    """In a copy of its module, with its own sums: `go install` refuses its replace directives."""
-    module = f"github.com/jaegertracing/jaeger@{_JAEGER_MODULES[version]}"
+    _go_built(
+        f"github.com/jaegertracing/jaeger@{_JAEGER_MODULES[version]}", "./cmd/jaeger", folder / "jaeger"
+    )
+
+
+def _go_built(module: str, command: str, into: Path) -> None:
+    """In a copy of its module, with its own sums: `go install` refuses replace and exclude directives."""
     found = json.loads(run(["go", "mod", "download", "-json", module]))["Dir"]
     with tempfile.TemporaryDirectory() as temporary:
-        sources = Path(temporary) / "jaeger"
+        sources = Path(temporary) / "sources"
         shutil.copytree(found, sources, copy_function=shutil.copyfile)
         for path in [sources, *sources.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)  # the module cache is for reading
-        run(["go", "build", "-o", folder / "jaeger", "./cmd/jaeger"], cwd=sources)
+        run(["go", "build", "-o", into, command], cwd=sources)
 
 
 _JAEGER_MODULES: Final = {"2.13.0": "v1.76.0"}
@@ -152,6 +176,48 @@ def _kafka(folder: Path, version: str) -> None:
     run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=."], cwd=folder)
 
 
+def _compose(folder: Path, version: str) -> None:
+    """A plugin of `docker`: `folder` is the configuration that finds it (DOCKER_CONFIG)."""
+    plugins = folder / "cli-plugins"
+    plugins.mkdir()
+    _go_built(f"github.com/docker/compose/v2@v{version}", "./cmd", plugins / "docker-compose")
+
+
+def _pubsub(folder: Path, _: str) -> None:
+    run(["go", "build", "-o", folder / "pubsub", "."], cwd=PUBSUB, environment={"CGO_ENABLED": "0"})
+
+
+def _wheels(folder: Path, _: str) -> None:
+    """All that the lock names, as Dockerfile takes it."""
+    pip = [sys.executable, "-m", "pip"]
+    if importlib.util.find_spec("pip") is None:
+        pip = ["uv", "tool", "run", "--python", sys.executable, "pip"]
+    options = ["--quiet", "--require-hashes", "--only-binary", ":all:", "--requirement", str(LOCK)]
+    run([*pip, "download", *options, "--dest", str(folder)])
+
+
+def _debian(folder: Path, version: str) -> None:
+    """A Debian as an archive, with what local images run. Its mounts end with it, however it ends."""
+    if os.geteuid() != 0:
+        raise ProgramError("debootstrap takes root. The cure: run this as root")
+    root = folder / "root"
+    options = ["--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}"]
+    run(["unshare", "--mount", "debootstrap", *options, version, root])
+    run(
+        [
+            "tar",
+            "--directory",
+            root,
+            "--exclude=./var/cache/apt/archives/*",
+            "--create",
+            "--file",
+            folder / "debian.tar",
+            ".",
+        ]
+    )
+    shutil.rmtree(root)
+
+
 _GO: Final = {"go": "install Go 1.25 or newer (https://go.dev/dl)"}
 _VARIABLES: Final = variables()
 PROGRAMS: Final = {
@@ -160,10 +226,7 @@ PROGRAMS: Final = {
         Program(
             "kafka",
             _VARIABLES["KAFKA_TESTED"],
-            {
-                "java": "apt-get install openjdk-17-jre-headless, or any Java of 17 or newer",
-                "mvn": "apt-get install maven",
-            },
+            {"java": "", "mvn": ""},
             _kafka,
         ),
         Program(
@@ -171,5 +234,25 @@ PROGRAMS: Final = {
         ),
         Program("jaeger", _VARIABLES["JAEGER_TESTED"], _GO, _jaeger, "jaeger"),
         Program("prometheus", _VARIABLES["PROMETHEUS_TESTED"], _GO, _prometheus, "prometheus"),
+        Program("compose", _VARIABLES["COMPOSE_TESTED"], _GO, _compose),
+        Program(
+            "debian",
+            "bookworm",
+            {"debootstrap": ""},
+            _debian,
+            "debian.tar",
+            key=" ".join(DEBIAN_PACKAGES).encode(),
+        ),
+        Program(
+            "wheels", f"{sys.version_info.major}.{sys.version_info.minor}", {}, _wheels, key=LOCK.read_bytes()
+        ),
+        Program(
+            "pubsub",
+            _VARIABLES["PUBSUB_TESTED"],
+            _GO,
+            _pubsub,
+            "pubsub",
+            key=b"".join((PUBSUB / name).read_bytes() for name in ("main.go", "go.sum")),
+        ),
     )
 }
