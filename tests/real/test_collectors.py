@@ -50,12 +50,12 @@ def tiers(tmp_path: Path, brokers: str) -> Iterator[Tiers]:
         yield running
 
 
-@pytest.mark.parametrize("victim", ["agent", "jaeger"])
+@pytest.mark.parametrize("victim", ["agent 1", "jaeger"])
 def test_what_was_acknowledged_outlives_a_kill(tiers: Tiers, victim: str) -> None:
     with Load(tiers.otlp) as load:
         load.await_acknowledged(_SOME)
         tiers.servers[victim].kill()
-        if victim != "agent":
+        if victim == "jaeger":
             load.await_acknowledged(_SOME)  # it takes what it cannot hand on
         tiers.start(victim)
         load.await_acknowledged(_SOME)

@@ -1,4 +1,4 @@
-"""The tiers of a large estate on one machine: an agent, a buffer of Kafka, two gateways, Jaeger on badger."""
+"""The tiers of a large estate on one machine: agents, a buffer of Kafka, gateways, Jaeger on badger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracekit.model import Kind, Service, Span
 from tracekit.otlp import encode_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tests.integration.servers.jaeger import Jaeger
@@ -31,51 +31,67 @@ _PATIENCE_S: Final = 60
 
 
 class Tiers:
-    """All of them, running until the end of the block; each can be killed, and started again as it was."""
+    """All of them, running until the end of the block; each can be killed, and started again as it was.
 
-    def __init__(self, folder: Path, brokers: str) -> None:
+    `settings` are variables of the gateways, or of all Collectors. Agents share the buffers in turn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        brokers: str,
+        *,
+        agents: int = 1,
+        buffers: int = 1,
+        gateways: int = 2,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._stack = ExitStack()
-        self._running: dict[str, AbstractContextManager[object]] = {}
         self.servers: dict[str, Server] = {}
-        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-        port = self._ports
-        balanced = f"[127.0.0.1:{port['gateway 1 balanced']}, 127.0.0.1:{port['gateway 2 balanced']}]"
+        self.gateways = _numbered("gateway", gateways)
+        self.buffers = _numbered("buffer", buffers)
+        self.agents = _numbered("agent", agents)
+        wanted = _ports(self.gateways, self.buffers, self.agents)
+        self.ports = dict(zip(wanted, free_ports(len(wanted)), strict=True))
+        port = self.ports
+        balanced = ", ".join(f"127.0.0.1:{port[f'{name} balanced']}" for name in self.gateways)
         shared = {
             "OTLP_HOST": "127.0.0.1",
             "HEALTH_HOST": "127.0.0.1",
             "GATEWAY_INSECURE": "true",
-            "GATEWAYS": balanced,
+            "GATEWAYS": f"[{balanced}]",
             "KAFKA_BROKERS": brokers,
             "PROMETHEUS_ENDPOINT": "http://127.0.0.1:1",  # nobody: what they say is not looked at
             "LOGS_ENDPOINT": "http://127.0.0.1:1",
-        }
-        gateway = {
-            **shared,
             "JAEGER_ENDPOINT": f"127.0.0.1:{port['jaeger grpc']}",
             "JAEGER_INSECURE": "true",
             "DECISION_WAIT": f"{DECISION_WAIT_S}s",
             "SAMPLING_PERCENTAGE": "100",
+            **(settings or {}),
         }
-        buffer = f"127.0.0.1:{port['buffer grpc']}"
-        self._environments: Mapping[str, Mapping[str, str]] = {
-            "gateway 1": self._own("gateway 1", gateway),
-            "gateway 2": self._own("gateway 2", gateway),
-            "buffer": self._own(
-                "buffer", {**shared, "GATEWAY_ENDPOINT": f"127.0.0.1:{port['gateway 1 grpc']}"}
-            ),
-            "agent": self._own("agent", {**shared, "GATEWAY_ENDPOINT": buffer}),
-        }
-        self.otlp = f"http://127.0.0.1:{port['agent http']}"
+        self._environments = {name: self._own(name, shared) for name in self.gateways}
+        for number, name in enumerate(self.buffers):
+            gateway = self.gateways[number % gateways]
+            self._environments[name] = self._own(name, shared, port[f"{gateway} grpc"])
+        for number, name in enumerate(self.agents):
+            buffer = self.buffers[number % buffers]
+            self._environments[name] = self._own(name, shared, port[f"{buffer} grpc"])
+        self.otlp = self.otlp_of(self.agents[0])
         self.query = f"http://127.0.0.1:{port['jaeger query']}"
 
-    def _own(self, name: str, shared: Mapping[str, str]) -> Mapping[str, str]:
+    def otlp_of(self, agent: str) -> str:
+        """Where one of the agents takes OTLP over HTTP."""
+        return f"http://127.0.0.1:{self.ports[f'{agent} http']}"
+
+    def _own(self, name: str, shared: Mapping[str, str], next_port: int = 0) -> Mapping[str, str]:
         return {
             **shared,
-            "OTLP_GRPC_PORT": str(self._ports[f"{name} grpc"]),
-            "OTLP_HTTP_PORT": str(self._ports[f"{name} http"]),
-            "HEALTH_PORT": str(self._ports[f"{name} health"]),
-            "BALANCED_PORT": str(self._ports.get(f"{name} balanced", 0)),
+            "OTLP_GRPC_PORT": str(self.ports[f"{name} grpc"]),
+            "OTLP_HTTP_PORT": str(self.ports[f"{name} http"]),
+            "HEALTH_PORT": str(self.ports[f"{name} health"]),
+            "BALANCED_PORT": str(self.ports.get(f"{name} balanced", 0)),
+            "GATEWAY_ENDPOINT": f"127.0.0.1:{next_port}",
             "QUEUE_DIRECTORY": str(self._folder / name / "queue"),
         }
 
@@ -98,19 +114,20 @@ class Tiers:
         if name == "jaeger":
             self.servers[name] = self._stack.enter_context(self._jaeger(folder)).server
             return
-        configuration = {"agent": "agent", "buffer": "kafka-buffer"}.get(name, "gateway")
+        kind = name.split()[0]
+        configuration = "kafka-buffer" if kind == "buffer" else kind
         self.servers[name] = self._stack.enter_context(
             collector(
                 folder,
                 CONFIGURATIONS / f"{configuration}.yaml",
                 self._environments[name],
-                health_port=self._ports[f"{name} health"],
+                health_port=self.ports[f"{name} health"],
             )
         )
 
     def _jaeger(self, folder: Path) -> AbstractContextManager[Jaeger]:
         names = ("jaeger grpc", "jaeger http", "jaeger query", "jaeger query grpc")
-        return jaeger(folder, "badger", ports=tuple(self._ports[name] for name in names))
+        return jaeger(folder, "badger", ports=tuple(self.ports[name] for name in names))
 
     def stored(self, since_ns: int) -> set[str]:
         """The ids of the spans that Jaeger has of the load."""
@@ -141,19 +158,19 @@ class Tiers:
         return wanted - found
 
 
-_PORTS: Final = (
-    *(
-        f"{name} {port}"
-        for name in ("agent", "buffer", "gateway 1", "gateway 2")
-        for port in ("grpc", "http", "health")
-    ),
-    "gateway 1 balanced",
-    "gateway 2 balanced",
-    "jaeger grpc",
-    "jaeger http",
-    "jaeger query",
-    "jaeger query grpc",
-)
+def _numbered(kind: str, number: int) -> tuple[str, ...]:
+    return tuple(f"{kind} {place}" for place in range(1, number + 1))
+
+
+def _ports(gateways: Sequence[str], buffers: Sequence[str], agents: Sequence[str]) -> list[str]:
+    return [
+        *(f"{name} {port}" for name in (*gateways, *buffers, *agents) for port in ("grpc", "http", "health")),
+        *(f"{name} balanced" for name in gateways),
+        "jaeger grpc",
+        "jaeger http",
+        "jaeger query",
+        "jaeger query grpc",
+    ]
 
 
 class Load:
