@@ -110,8 +110,8 @@ def health() -> Dashboard:
         .with_panel(
             bars(
                 "Late",
-                "Batches of spans that came after their trace was decided, as they do behind a long wait. "
-                "They follow that decision; an error among them comes too late to keep it.",
+                "Spans that came after their trace was kept, as they do behind a long wait: they are kept "
+                "too. What comes late to a trace that was not kept is decided by itself, and is not counted.",
                 units.NUMBER,
                 Line(
                     grown(names.LATE, names.SAMPLED, window=INTERVAL),
@@ -121,8 +121,8 @@ def health() -> Dashboard:
         )
         .with_panel(
             bars(
-                "Decided early",
-                "Traces that were decided before their time, since more came than are held at once. Raise "
+                "Dropped undecided",
+                "Traces that were dropped before their time, since more came than are held at once. Raise "
                 "`num_traces`, or add a gateway.",
                 units.NUMBER,
                 Line(grown(names.DECIDED_EARLY, names.INSTANCE, window=INTERVAL), of(names.INSTANCE)),

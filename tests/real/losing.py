@@ -133,6 +133,7 @@ def _gateway(folder: Path, prometheus: str) -> Iterator[_Running]:
         "GATEWAY_INSECURE": "true",
         "BALANCED_PORT": str(balanced),
         "DECISION_WAIT": f"{_DECISION_WAIT_S}s",
+        "SAMPLING_PERCENTAGE": "100",  # what comes late to a trace that was not kept is not counted
         "QUEUE_DIRECTORY": str(folder / "queue"),
     }
     with _collector(folder, "gateway", prometheus, environment) as running:
