@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tracekit.flow.graph import Graph
+    from tracekit.model import Span
 
 _MOST_ALIASES: Final = 16
 """Bounds the work on made-up data; a real flow has one for each service without flow headers."""
@@ -92,16 +93,44 @@ def _is_entry(graph: Graph, node: int) -> bool:
 def _place_the_rest(
     graph: Graph, flows: dict[str, Membership], reached: set[int], begun: Mapping[str, object]
 ) -> None:
-    """Puts what no entry reached where its context says; tops first, then what only cycles hold."""
+    """Puts what no entry reached where its context says; what it refers to first, cycles last."""
     in_trace = _flows_of_traces(graph, flows)
-    rest = [node for node in range(len(graph.spans)) if node not in reached]
-    rest.sort(key=lambda node: any(reference.target is not None for reference in graph.references[node]))
-    for node in rest:
+    for node in _tops_first(graph, [node for node in range(len(graph.spans)) if node not in reached]):
         if node in reached:
             continue
         for home in sorted(_homes(graph, node, in_trace)):
             flow = flows.setdefault(home, Membership(home))
             reached |= flow.extend([node], graph, begun)
+
+
+def _tops_first(graph: Graph, rest: list[int]) -> list[int]:
+    """These places, each after those of them that it refers to.
+
+    What refers in a circle comes last, and of that first what says where it belongs: the others hang on it.
+    """
+    among = set(rest)
+    targets = {
+        node: {reference.target for reference in graph.references[node]} & among - {node} for node in rest
+    }
+    referring: dict[int, list[int]] = defaultdict(list)
+    for node, its in targets.items():
+        for target in its:
+            if target is not None:
+                referring[target].append(node)
+    left = {node: len(its) for node, its in targets.items()}
+    order = [node for node in rest if not left[node]]
+    for node in order:
+        for other in referring[node]:
+            left[other] -= 1
+            if not left[other]:
+                order.append(other)
+    placed = set(order)
+    circling = [node for node in rest if node not in placed]
+    return order + sorted(circling, key=lambda node: not _says_a_flow(graph.spans[node]))
+
+
+def _says_a_flow(span: Span) -> bool:
+    return bool(facts.flow_id(span) or any(facts.flow_id(link) for link in span.links))
 
 
 def _flows_of_traces(graph: Graph, flows: Mapping[str, Membership]) -> dict[str, set[str]]:

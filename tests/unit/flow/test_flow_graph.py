@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tracekit.flow import MessageEdge, Wait, build_flow, build_flows
-from tracekit.model import Kind, Service, Span
+from tracekit.model import Kind, Link, Service, Span
 from tracekit.testing.spans import (
     at,
     batch,
@@ -246,6 +246,22 @@ def test_a_span_whose_parent_never_came_is_kept_in_the_flow_of_its_trace() -> No
     lost = span("reserve", 20, 30, trace_id=entry.trace_id, parent_id="ab" * 8, remote=False)
 
     assert build_flow([lost, entry]).spans == (entry, lost)
+
+
+@pytest.mark.parametrize("circles", [False, True], ids=["a chain", "a circle"])
+def test_what_no_entry_reaches_goes_where_what_it_hangs_on_goes(circles: bool) -> None:
+    first, second, trace = "1" * 32, "2" * 32, "2" * 32
+    apart = Span(trace, "1" * 16, "apart", 1, 2, parent_id="2" * 16 if circles else None)
+    apart = replace(apart, attributes={"tracekit.flow.id": first})
+    child = Span(trace, "2" * 16, "child", 1, 2, parent_id="3" * 16)
+    above = Span(trace, "3" * 16, "above", 1, 2, links=(Link(trace, "1" * 16, {"tracekit.flow.id": second}),))
+
+    flows = build_flows([apart, child, above])
+
+    assert [(flow.id, sorted(names(flow.spans))) for flow in flows] == [
+        (first, ["apart"]),
+        (second, ["above", "child"]),
+    ]
 
 
 def test_late_spans_only_add_to_a_flow() -> None:
