@@ -242,6 +242,15 @@ def test_a_flow_is_handed_over_whole(kind: str, spans: list[Span]) -> None:
             assert not missing
 
 
+def test_a_link_into_its_own_trace_leads_to_the_flow_that_it_names(make_store: MakeStore) -> None:
+    store = make_store()
+    sent = span("1", "1", flow="1")
+    linked = Link(sent.trace_id, sent.span_id, {"tracekit.flow.id": "3" * 32})
+    store.add_spans([sent, replace(span("1", "2", flow="1"), links=(linked,))])
+
+    assert names(store.flow("3" * 32)) == {"1/2"}
+
+
 def test_the_oldest_trace_is_dropped_first_and_counted(make_store: MakeStore) -> None:
     store = make_store(max_records=3)
     oldest = [span("1", "1"), span("1", "2", links=[span("2", "1")], flow="2")]

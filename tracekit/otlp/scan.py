@@ -181,7 +181,7 @@ def _id(text: str) -> bytes | None:
 
 
 def _mention(strand: Strand, links: Iterable[trace_pb2.Span.Link]) -> None:
-    """A link into the trace of a span that is its flow too mentions nothing else."""
+    """A link into the trace of a span that is its flow too mentions nothing else, unless by its flow id."""
     own = strand.trace_id if strand.flow_id == strand.trace_id else None
     for link in links:
         trace, span_id = link.trace_id, link.span_id
@@ -189,8 +189,8 @@ def _mention(strand: Strand, links: Iterable[trace_pb2.Span.Link]) -> None:
             raise _Refused  # left out, with a warning
         if trace != own:
             strand.mentioned += (trace,)
-            if (flow_id := _flow_id(link.attributes)) is not None:
-                strand.mentioned += (flow_id,)
+        if (flow_id := _flow_id(link.attributes)) is not None and flow_id != strand.flow_id:
+            strand.mentioned += (flow_id,)
 
 
 def _destination(span: trace_pb2.Span, places: dict[int, int]) -> str:
@@ -224,8 +224,8 @@ def _strand_of(span: Span) -> Strand:
     for link in span.links:
         if link.trace_id != own:
             strand.mentioned += (bytes.fromhex(link.trace_id),)
-            if (said := _said(link.attributes)) is not None:
-                strand.mentioned += (said,)
+        if (said := _said(link.attributes)) is not None and said != strand.flow_id:
+            strand.mentioned += (said,)
     destination = span.attributes.get(semconv.MESSAGING_DESTINATION_NAME)
     if kind >= _PRODUCER and isinstance(destination, str) and destination:
         strand.destinations = (destination,)
