@@ -406,6 +406,23 @@ def test_a_search_among_attributes_goes_on_where_a_page_ended(tmp_path: Path) ->
     assert found == [f"{number:032x}" for number in range(450, 0, -2)]
 
 
+def test_a_flow_stands_where_its_entry_began_before_it_is_built_and_after(tmp_path: Path) -> None:
+    """Else a list that is read page by page would lose what is built, and moved, meanwhile."""
+    entry = Span("1" * 32, "1" * 16, "POST /orders", 1000, 1040, kind=Kind.SERVER)
+    # By a clock that is behind: before what it was called by.
+    called = Span("1" * 32, "2" * 16, "POST /charge", 990, 1060, parent_id="1" * 16, kind=Kind.SERVER)
+    for number, orders in enumerate(([entry, called], [called, entry])):
+        with DiskStore(tmp_path / str(number)) as store:
+            for each in orders:
+                store.add_spans([each])
+                store.find(())  # whose row is written then
+            (before,) = store.find(()).flows
+            built = store.build(entry.trace_id)
+        assert (before.start_ns, before.completion_ns, before.is_analysed) == (1000, 60, False)
+        assert built is not None
+        assert (built.summary.start_ns, built.summary.completion_ns) == (1000, 60)
+
+
 def test_where_no_page_ended_is_an_error(tmp_path: Path) -> None:
     with DiskStore(tmp_path) as store:
         for after in ("", "1", f"{2**63}-{'0' * 32}", f"1-{'0' * 31}"):

@@ -44,7 +44,7 @@ create table if not exists flow(
 );
 create unique index if not exists by_id on flow(id);
 create index if not exists listing on flow(
-    listed, start desc, id desc, shape, completion, response, waited, spans, errors, open, retries,
+    listed, start, id, shape, completion, response, waited, spans, errors, open, retries,
     duplicates, analysed
 );
 create table if not exists segment(number integer primary key, spans int, logs int);
@@ -53,12 +53,22 @@ create table if not exists state(name text primary key, value int);
 _CACHE_KIB: Final = 16 * 1024
 _MAX_SHAPES_KNOWN: Final = 20_000
 
-_UPSERT: Final = """
+_BEGUN: Final = """
+case when excluded.start is null then start
+    when start is null or (excluded.listed and not listed) then excluded.start
+    when listed then start
+    else min(start, excluded.start) end
+"""
+"""When a flow begins: with its entry, once that is there, whatever began before by another clock.
+
+Building finds the same. A list that is paged by it would lose what is moved while somebody reads it.
+"""
+_UPSERT: Final = f"""
 insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,?,?,?,?) on conflict(id) do update set
     listed = max(listed, excluded.listed),
     completion = case when excluded.start is null then completion when start is null then excluded.completion
-        else max(start + completion, excluded.start + excluded.completion) - min(start, excluded.start) end,
-    start = coalesce(min(start, excluded.start), start, excluded.start),
+        else max(0, max(start + completion, excluded.start + excluded.completion) - ({_BEGUN})) end,
+    start = {_BEGUN},
     response = coalesce(excluded.response, response),
     spans = spans + excluded.spans, errors = errors + excluded.errors, open = open + excluded.open,
     shape = case when excluded.listed or not listed then excluded.shape else shape end,
@@ -189,17 +199,18 @@ class Index:
         response = None
         if entry is None:
             shape = "", "", None, grown.services, grown.named, (), 0
+            start = _time(grown.start_ns)
         else:
             name, kind, began, ended = entry
+            start = _time(began)
             shape = name[:MAX_NAME], grown.service, None, grown.services, grown.named, (), 0
             if ended and kind in _CALLS:
                 response = _time(ended - began)
-        start = _time(grown.start_ns)
         return (
             id_,
             entry is not None,
             start if grown.spans else None,
-            _time(grown.end_ns - grown.start_ns, start),
+            _time(grown.end_ns - start, start),
             response,
             grown.spans,
             grown.errors,
