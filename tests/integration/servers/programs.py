@@ -187,13 +187,13 @@ def _pubsub(folder: Path, _: str) -> None:
     run(["go", "build", "-o", folder / "pubsub", "."], cwd=PUBSUB, environment={"CGO_ENABLED": "0"})
 
 
-def _wheels(folder: Path, _: str) -> None:
-    """All that the lock names, as Dockerfile takes it."""
+def _wheels(folder: Path, version: str) -> None:
+    """All that the lock names, as Dockerfile takes it: for the Python of its image, not for ours."""
     pip = [sys.executable, "-m", "pip"]
     if importlib.util.find_spec("pip") is None:
         pip = ["uv", "tool", "run", "--python", sys.executable, "pip"]
-    options = ["--quiet", "--require-hashes", "--only-binary", ":all:", "--requirement", str(LOCK)]
-    run([*pip, "download", *options, "--dest", str(folder)])
+    options = ["--quiet", "--require-hashes", "--only-binary", ":all:", "--python-version", version]
+    run([*pip, "download", *options, "--requirement", LOCK, "--dest", folder])
 
 
 def _debian(folder: Path, version: str) -> None:
@@ -243,9 +243,7 @@ PROGRAMS: Final = {
             "debian.tar",
             key=" ".join(DEBIAN_PACKAGES).encode(),
         ),
-        Program(
-            "wheels", f"{sys.version_info.major}.{sys.version_info.minor}", {}, _wheels, key=LOCK.read_bytes()
-        ),
+        Program("wheels", _VARIABLES["PYTHON_TESTED"], {}, _wheels, key=LOCK.read_bytes()),
         Program(
             "pubsub",
             _VARIABLES["PUBSUB_TESTED"],
