@@ -8,6 +8,10 @@ ingest: a million spans over HTTP into the collector, on one core, and flows ask
 Fails where a floor is missed. A program `jaeger` on PATH or in ~/.cache/tracekit/bin is given the same,
 once on memory and once on badger; without it, the output says how to get it.
 
+tiers, estate: only where they are asked for, as they take minutes and the real programs (made once, in a
+quarter of an hour). What a span and a point cost the agent, the buffer, Kafka, the gateways, Jaeger and
+Prometheus; and what gateways keep of the flows of a hundred services. docs/scaling.md says how to read them.
+
 Read the ratios: machines are noisy.
 """
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 CONTENDERS: Final = ("none", "contrib", "tracekit")
 WORKS: Final = ("http", "kafka", "ingest")
+ASKED_FOR: Final = ("tiers", "estate")
 UNITS: Final = {"http": "FastAPI request", "kafka": "Kafka message, produced, consumed and processed"}
 
 
@@ -98,20 +103,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("work", nargs="*", metavar="work", help="http, kafka, ingest; all by default")
+    parser.add_argument(
+        "work", nargs="*", metavar="work", help="http, kafka, ingest, which are the default; tiers, estate"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of http and kafka")
     parser.add_argument("--count", type=int, default=3000, help="units of http or kafka in each round")
     parser.add_argument(
         "--spans", type=int, default=1_000_000, help="of ingest; aims and floors are for a million"
     )
+    parser.add_argument("--tier-spans", type=int, default=60_000, help="of tiers")
     parser.add_argument("--no-peers", action="store_true", help="leave Jaeger out")
     parser.add_argument(
         "--profile", type=Path, help="where the collector's time went, for pstats; slows it down"
     )
     arguments = parser.parse_args()
     works = arguments.work or WORKS
-    if wrong := set(works) - set(WORKS):
-        parser.error(f"{', '.join(sorted(wrong))}: the works are {', '.join(WORKS)}")
+    if wrong := set(works) - {*WORKS, *ASKED_FOR}:
+        parser.error(f"{', '.join(sorted(wrong))}: the works are {', '.join((*WORKS, *ASKED_FOR))}")
     code = 0
     if applications := [work for work in works if work in UNITS]:
         code |= _application(applications, arguments.rounds, arguments.count)
@@ -119,6 +127,14 @@ def main() -> int:
         code |= collector.measure(
             arguments.spans, with_peers=not arguments.no_peers, profile=arguments.profile
         )
+    if "tiers" in works:
+        from benchmarks import tiers  # with the programs' servers, which the others do without
+
+        code |= tiers.measure(arguments.tier_spans)
+    if "estate" in works:
+        from benchmarks import estate
+
+        code |= estate.measure()
     return code
 
 

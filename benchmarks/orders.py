@@ -276,17 +276,17 @@ class _Exporter:
 
     def add(self, shape: _Shape, span: bytes) -> None:
         self._resource = shape.resource
-        self._waiting.setdefault(shape.scope, []).append(_message(b"\x12", span))
+        self._waiting.setdefault(shape.scope, []).append(message(b"\x12", span))
         self.count += 1
 
     def request(self) -> bytes:
         """An ExportTraceServiceRequest with all of them."""
-        scopes = [_message(b"\x12", scope + b"".join(spans)) for scope, spans in self._waiting.items()]
+        scopes = [message(b"\x12", scope + b"".join(spans)) for scope, spans in self._waiting.items()]
         self._waiting, self.count = {}, 0
-        return _message(b"\x0a", self._resource + b"".join(scopes))
+        return message(b"\x0a", self._resource + b"".join(scopes))
 
 
-def _message(tag: bytes, content: bytes) -> bytes:
+def message(tag: bytes, content: bytes) -> bytes:
     return tag + _length(content) + content
 
 
