@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -20,6 +21,7 @@ _PATIENCE_S: Final = 60
 _END_S: Final = 60
 _POLL_S: Final = 0.05
 _TAIL: Final = 30
+_PORTS: Final = (20_000, 32_000)
 
 
 class ServerError(RuntimeError):
@@ -92,11 +94,14 @@ def running(
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody has; somebody may take one before it is bound."""
-    bound = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in bound]
-    for each in bound:
-        each.close()
+    """Ports of loopback that nobody has, below those that the system gives to whoever calls somebody."""
+    with ExitStack() as bound:
+        ports: list[int] = []
+        while len(ports) < number:
+            port = random.randrange(*_PORTS)
+            with suppress(OSError):
+                bound.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
     return ports
 
 

@@ -165,14 +165,18 @@ def _prometheus(folder: Path, version: str) -> None:
         run(["go", "install", module], environment={"GOBIN": str(folder)})
 
 
-def _kafka(folder: Path, version: str) -> None:
-    pom = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+_KAFKA_POM: Final = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>tests</groupId><artifactId>kafka</artifactId><version>1</version><dependencies>
-<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{}</version></dependency>
 <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-core</artifactId><version>2.25.3</version></dependency>
 <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.3</version></dependency>
-</dependencies></project>"""
-    (folder / "pom.xml").write_text(pom)
+</dependencies></project>
+"""
+
+
+def _kafka(folder: Path, version: str) -> None:
+    (folder / "pom.xml").write_text(_KAFKA_POM.format(version))
     run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=."], cwd=folder)
 
 
@@ -228,6 +232,7 @@ PROGRAMS: Final = {
             _VARIABLES["KAFKA_TESTED"],
             {"java": "", "mvn": ""},
             _kafka,
+            key=_KAFKA_POM.encode(),
         ),
         Program(
             "otelcol", _VARIABLES["COLLECTOR_TESTED"], _GO, _collector, "otelcol", key=BUILDER.read_bytes()
