@@ -28,11 +28,12 @@ from tracekit.flow.text import counted, harmless
 from tracekit.sources import API_PORT, DEFAULT_SERVER, LOOPBACK, ApiSource, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from tracekit.collector.archive import Held
     from tracekit.collector.cut import Json
     from tracekit.collector.disk import DiskStore
+    from tracekit.collector.forward import Forwarder
     from tracekit.collector.server import CollectorServer
 
 HELP: Final = "collect telemetry on this machine: keep every flow, answer questions"
@@ -171,16 +172,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace, end: _End) -> int:
     try:
-        from tracekit.collector.api import create_api
-        from tracekit.collector.app import LOOPBACK as NAMES
         from tracekit.collector.folder import FolderError
         from tracekit.collector.forward import Forwarder
-        from tracekit.collector.server import (
-            CollectorError,
-            CollectorServer,
-            PortTakenError,
-            connections_alone,
-        )
+        from tracekit.collector.server import CollectorError, PortTakenError
     except ModuleNotFoundError as error:
         return terminal.fail(
             "serve",
@@ -199,23 +193,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             archive = _archive(arguments, complaints)
             end.is_awaited = True
             started.callback(_close, archive, complaints)
-            hosts = NAMES if arguments.host in NAMES else None
-            server: CollectorServer = CollectorServer(
-                archive,
-                host=arguments.host,
-                http_port=arguments.http_port,
-                grpc_port=arguments.grpc_port,
-                pages=create_api(
-                    archive,
-                    hosts,
-                    more=lambda: _more(server, arguments.data),
-                    troubles=forward.troubles if forward else tuple,
-                ),
-                pages_port=arguments.port,
-                forward=forward,
-                max_connections=connections_alone(),
-            )
-            started.enter_context(server)
+            server = started.enter_context(_collector(arguments, archive, forward))
         except (FolderError, OSError, SourceError, ValueError) as error:
             return terminal.fail("serve", error)
         except sqlite3.Error as error:
@@ -224,7 +202,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             return terminal.fail("serve", f"{error}{_neighbour(arguments)}")
         except CollectorError as error:
             return terminal.fail("serve", error)
-        if hosts is None:
+        if _hosts(arguments) is None:
             _say(_open_to_all(arguments.host), sys.stderr)
         held = archive.held()
         with suppress(OSError):
@@ -246,14 +224,46 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
 
 
 def _archive(arguments: argparse.Namespace, complaints: _Complaints) -> DiskStore:
-    from tracekit.collector.disk import DiskStore
+    if arguments.jaeger is None:
+        from tracekit.collector.disk import DiskStore
+
+        return DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
     from tracekit.sources.jaeger_archive import JaegerArchive
 
-    if arguments.jaeger is None:
-        return DiskStore(arguments.data, max_bytes=arguments.max_size, progress=complaints.say)
     return JaegerArchive(
         arguments.data, arguments.jaeger, max_bytes=arguments.max_size, progress=complaints.say
     )
+
+
+def _collector(
+    arguments: argparse.Namespace, archive: DiskStore, forward: Forwarder | None
+) -> CollectorServer:
+    from tracekit.collector.api import create_api
+    from tracekit.collector.server import CollectorServer, connections_alone
+
+    server: CollectorServer = CollectorServer(
+        archive,
+        host=arguments.host,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        pages=create_api(
+            archive,
+            _hosts(arguments),
+            more=lambda: _more(server, arguments.data),
+            troubles=forward.troubles if forward else tuple,
+        ),
+        pages_port=arguments.port,
+        forward=forward,
+        max_connections=connections_alone(),
+    )
+    return server
+
+
+def _hosts(arguments: argparse.Namespace) -> Collection[str] | None:
+    """The names by which it may be called; None, once it is open to others: by any."""
+    from tracekit.collector.app import LOOPBACK as NAMES
+
+    return NAMES if arguments.host in NAMES else None
 
 
 class _EndedError(BaseException):

@@ -4,6 +4,9 @@ What comes is written to a segment before it is answered, and a flow's row to th
 it for a moment. After a crash the rows that were not written yet are made again from the segments. A flow
 that has been quiet for a while is built, so that its row can say what only the whole flow tells; when it
 grows later, it is built again.
+
+All of it is one file, for all of it is about what came and is in no row yet, under one lock: taking in,
+writing, building and finding each read what the others leave there.
 """
 
 from __future__ import annotations
