@@ -5,8 +5,8 @@ runs every contender once, each in a process of its own, exporting over HTTP to 
 medians of the rounds are compared. Fails where tracekit is dearer than contrib.
 
 ingest: a million spans over HTTP into the collector, on one core, and flows asked for through its API.
-Fails where a floor is missed. A program `jaeger` on PATH or in ~/.cache/tracekit/bin is given the same,
-once on memory and once on badger; without it, the output says how to get it.
+Fails where a floor is missed. A program `jaeger` on PATH, or the one that `make test-real` made, is given the
+same, once on memory and once on badger; without it, the output says how to get it.
 
 tiers, estate: only where they are asked for, as they take minutes and the real programs (made once, in a
 quarter of an hour). What a span and a point cost the agent, the buffer, Kafka, the gateways, Jaeger and

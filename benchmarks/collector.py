@@ -131,9 +131,7 @@ def measure(spans: int, *, with_peers: bool = True, profile: Path | None = None)
     )
     _print(figures)
     if with_peers and not program:
-        print(
-            f"Jaeger was not found on PATH nor in {servers.BIN}, so it is not compared. {servers.JAEGER_CURE}"
-        )
+        print(f"Jaeger is not on PATH, and no test has made it: it is not compared. {servers.JAEGER_CURE}")
     missed = [row.name for row in ROWS if row.misses(figures["tracekit"].get(row.name))]
     if missed:
         print(f"floors missed: {'; '.join(missed)}")

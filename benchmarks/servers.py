@@ -22,14 +22,12 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from tests.integration.servers.programs import PROGRAMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-BIN: Final = Path.home() / ".cache" / "tracekit" / "bin"
-JAEGER_CURE: Final = f"""To have it (Go 1.24 or newer, five minutes):
-  cp -r "$(go mod download -json github.com/jaegertracing/jaeger@v1.76.0 | python3 -c \\
-      'import json, sys; print(json.load(sys.stdin)["Dir"])')" /tmp/jaeger && chmod -R u+w /tmp/jaeger
-  cd /tmp/jaeger && go build -o {BIN}/jaeger ./cmd/jaeger"""
+JAEGER_CURE: Final = "To have it (five minutes, once): .venv/bin/python -m tests.integration.servers jaeger"
 
 Kept: TypeAlias = Literal["memory", "badger"]
 _PATIENCE_S: Final = 60
@@ -74,8 +72,9 @@ def cores() -> tuple[int, int] | None:
 
 
 def jaeger() -> str | None:
-    """The program, from PATH or from `BIN`."""
-    return shutil.which("jaeger", path=os.pathsep.join([os.environ.get("PATH", ""), str(BIN)]))
+    """The program, from PATH, or as the tests have made it."""
+    made = PROGRAMS["jaeger"].path
+    return shutil.which("jaeger") or (str(made) if made.exists() else None)
 
 
 @contextmanager
