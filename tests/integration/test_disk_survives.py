@@ -32,7 +32,7 @@ import pytest
 from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.intake import MAX_WAIT_S
-from tracekit.flow.search import Query
+from tracekit.flow.search import Query, parse
 from tracekit.model import Kind, LogLine, Service, Span, Status
 from tracekit.otlp import encode_logs, encode_spans
 from tracekit.otlp.scan import Scanner
@@ -662,6 +662,44 @@ def test_flows_from_the_past_and_the_future_are_listed_paged_settled_and_dropped
         kept = traces(store)
         assert kept == {trace for trace, _ in sent[-len(kept) :]}
         assert 0 < len(kept) < len(sent)
+        assert store.held().troubles == ()
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own, under a running server: what is due goes by a clock that nobody sets."""
+    real, back_ns = time.time_ns, 0
+    monkeypatch.setattr(time, "time_ns", lambda: real() - back_ns)
+    monkeypatch.setattr(time, "time", lambda: (real() - back_ns) / 1e9)
+    rnd, sent = random.Random(8), list[Span]()
+
+    def placed(store: DiskStore) -> Span:
+        trace, now = rnd.randbytes(16).hex(), time.time_ns()
+        sent.append(Span(trace, trace[:16], "POST /orders", now, now + 1000, kind=Kind.SERVER))
+        store.add_spans(sent[-1:])
+        return sent[-1]
+
+    def are_settled(store: DiskStore) -> bool:
+        return [flow.id for flow in store.find(()).flows if flow.is_settled] == [
+            span.trace_id for span in sorted(sent, key=lambda each: each.start_ns, reverse=True)
+        ]
+
+    with DiskStore(tmp_path) as store:
+        before = placed(store)
+        soon(lambda: are_settled(store))
+        back_ns = 3600 * 10**9
+        after = placed(store)
+        soon(lambda: are_settled(store))
+        late = Span(before.trace_id, "1" * 16, "late", before.start_ns, before.start_ns + 5000)
+        store.add_spans([replace(late, parent_id=before.span_id)])
+        soon(lambda: {flow.spans for flow in store.find(()).flows if flow.id == before.trace_id} == {2})
+        assert [flow.id for flow in store.find(parse("started > 10m", now_ns=real() - back_ns)).flows] == [
+            before.trace_id,  # which is an hour ahead now
+            after.trace_id,
+        ]
+    back_ns *= 2
+    with DiskStore(tmp_path) as store:
+        placed(store)
+        soon(lambda: are_settled(store))
         assert store.held().troubles == ()
 
 
