@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from random import Random
@@ -237,6 +238,49 @@ def test_a_second_store_on_the_same_directory_is_refused(tmp_path: Path) -> None
         assert store.find(()).flows == ()
 
 
+def taken_in(store: DiskStore, spans: list[Span]) -> None:
+    """As a sender does that is told to come again."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            return store.add_spans(spans)
+        except BlockingIOError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def test_far_over_its_size_it_takes_nothing_in_until_there_is_room(tmp_path: Path) -> None:
+    chance = Random(2)
+    with DiskStore(tmp_path, max_bytes=1_500_000) as store:
+
+        def fill() -> None:
+            for number in range(20_000):
+                asked = order(number)[0]
+                store.add_spans([replace(asked, attributes={"noise": chance.randbytes(5000)})])
+
+        with pytest.raises(BlockingIOError, match="the oldest flows are being dropped to make room"):
+            fill()
+        taken_in(store, order(20_001))
+        assert store.build(f"{20_001:032x}") is not None
+        assert store.held().bytes < 1.5 * 1_500_000
+
+
+def test_of_flows_of_few_bytes_their_rows_make_up_a_segment(tmp_path: Path) -> None:
+    cap = 4_000_000
+    with DiskStore(tmp_path, max_bytes=cap) as store:
+        for number in range(1, 40_001, 500):
+            few = [replace(order(each)[0], attributes={}) for each in range(number, number + 500)]
+            taken_in(store, few)
+            store.find((), limit=1)  # rows are written
+        until = time.monotonic() + 20
+        while store.held().bytes > cap:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        counts = store.counts()["traces"]
+        assert counts.kept > 15_000  # at 170 bytes each
+        assert counts.kept + counts.dropped == 40_000
+
+
 def test_over_the_size_the_oldest_flows_go_first_and_are_counted(tmp_path: Path) -> None:
     chance = Random(1)
     number = 0
@@ -245,7 +289,7 @@ def test_over_the_size_the_oldest_flows_go_first_and_are_counted(tmp_path: Path)
             number += 1
             asked, *rest = order(number)
             noise = {"noise": chance.randbytes(5000)}  # nothing for a compressor
-            store.add_spans([replace(asked, attributes={**asked.attributes, **noise}), *rest])
+            taken_in(store, [replace(asked, attributes={**asked.attributes, **noise}), *rest])
             assert number < 20_000
         counts = store.counts()["traces"]
         latest = store.find((), limit=1).flows

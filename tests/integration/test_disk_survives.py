@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tests.integration.test_disk import taken_in
 from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.intake import MAX_WAIT_S
@@ -606,8 +607,13 @@ def test_over_its_cap_the_oldest_segment_goes_with_its_rows_and_is_counted(tmp_p
             for _ in range(20):
                 trace = rnd.randbytes(16).hex()
                 attributes = {"padding": rnd.randbytes(1000).hex()}
-                store.add_spans(
-                    [Span(trace, trace[:16], "POST /orders", len(sent), len(sent) + 1, attributes=attributes)]
+                taken_in(
+                    store,
+                    [
+                        Span(
+                            trace, trace[:16], "POST /orders", len(sent), len(sent) + 1, attributes=attributes
+                        )
+                    ],
                 )
                 sent.append(trace)
         soon(lambda: store.counts()["traces"].dropped > 0 and store.held().bytes <= cap)
@@ -639,7 +645,7 @@ def test_flows_from_the_past_and_the_future_are_listed_paged_settled_and_dropped
             trace = rnd.randbytes(16).hex()
             attributes = {"padding": rnd.randbytes(padding).hex()}
             span = Span(trace, trace[:16], "POST /orders", start, start + 1000, attributes=attributes)
-            store.add_spans([span])
+            taken_in(store, [span])
             sent.append((trace, start))
 
         for number in range(60):

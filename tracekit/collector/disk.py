@@ -11,6 +11,7 @@ writing, building and finding each read what the others leave there.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -29,7 +30,7 @@ from tracekit.collector.folder import Folder
 from tracekit.collector.history import MetricHistory
 from tracekit.collector.index import Growth, Index
 from tracekit.collector.reach import flow_spans
-from tracekit.collector.segments import SEGMENT_BYTES, Gone, Segments
+from tracekit.collector.segments import SEGMENT_BYTES, SHARES, Gone, Segments
 from tracekit.collector.store import Counts
 from tracekit.flow import Knowledge, build_flow, facts
 from tracekit.flow.search import AttributeTerm, destinations, matches
@@ -79,6 +80,10 @@ _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
 _MAX_GROWTHS: Final = 50_000
 """Rows that wait for being written; about as many as come within a second, if they come as fast as can be."""
+_ROW_BYTES: Final = 250
+"""About what a flow takes in the index."""
+_FAR_OVER: Final = 1.25
+"""At so many times its size it takes nothing more in, until there is room again."""
 _NOT_TAKEN: Final = (
     "the disk does not take what is to be written ({}): senders get 503 and try again; where it is full, "
     "free some, or start with a smaller --max-size"
@@ -132,6 +137,8 @@ class DiskStore:
         self._troubles: OrderedDict[str, None] = OrderedDict()
         self._came = 0
         self._flushed_at = 0.0
+        self._rows: Counter[int | None] = Counter()  # written while a segment was the newest
+        self._is_far_over = False
         self._stopping = threading.Event()
         try:
             self._segments = Segments(self.folder.segments, max_bytes=max_bytes, segment_bytes=segment_bytes)
@@ -204,6 +211,8 @@ class DiskStore:
         self.changes.announce()
 
     def _append(self, kind: int, body: bytes) -> int:
+        if self._is_far_over:
+            raise OSError(errno.EAGAIN, "the oldest flows are being dropped to make room")
         try:
             return self._segments.append(kind, body)
         except OSError as error:
@@ -371,6 +380,7 @@ class DiskStore:
             self._index.set("until", min(first, self._reached))
         self._growths = left
         self._held = {}
+        self._note_rows(len(due))
         for id_, growth in due.items():
             if growth.places:
                 self._waiting[id_] = growth.touched_s + _SETTLED_S
@@ -378,7 +388,16 @@ class DiskStore:
         while len(self._waiting) > _MAX_WAITING:
             self._waiting.popitem(last=False)
 
+    def _note_rows(self, number: int) -> None:
+        """A segment and its rows go together: of flows of few bytes, the rows make up a segment's size."""
+        newest = self._segments.newest
+        self._rows = Counter({newest: self._rows[newest] + number})
+        if self._rows[newest] * _ROW_BYTES > self._max_bytes // SHARES:
+            self._rows.clear()
+            self._segments.end_segment()
+
     def _keep_to_size(self) -> None:
+        self._is_far_over = self._bytes() > _FAR_OVER * self._max_bytes
         if not self._is_over():
             return
         self._attempt(self._flush_all)  # else a row could be written after its segment was dropped
@@ -391,6 +410,8 @@ class DiskStore:
                 self._dropped[0] += spans
                 self._dropped[1] += lines
             self._index.shrink()
+        # Of what cannot be dropped, nothing that comes would make less.
+        self._is_far_over = self._segments.is_droppable and self._bytes() > _FAR_OVER * self._max_bytes
 
     def _flush_all(self) -> None:
         with self._lock:

@@ -25,6 +25,8 @@ Place: TypeAlias = int
 
 MAX_SEGMENTS: Final = 4096
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
+SHARES: Final = 8
+"""A segment takes one of so many shares of what there may be at most: so much goes at a time."""
 BLOCK_BYTES: Final = 128 * 1024
 RECENT_BYTES: Final = 8 * 1024 * 1024
 
@@ -66,7 +68,8 @@ class Segments:
     def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
         """Raises OSError where the folder cannot be read or made."""
         self.max_bytes = max_bytes
-        self._segment_bytes = min(segment_bytes, max(max_bytes // 8, 1))
+        self._segment_bytes = min(segment_bytes, max(max_bytes // SHARES, 1))
+        self._is_full = False
         self._folder = folder
         self._lock = threading.Lock()  # of what is written
         self._state = threading.Lock()  # of the rest; held only for a moment
@@ -110,6 +113,12 @@ class Segments:
             return min(self._ends, default=None)
 
     @property
+    def is_droppable(self) -> bool:
+        """Whether `drop_oldest` would drop one."""
+        with self._state:
+            return len(self._ends) > 1
+
+    @property
     def newest(self) -> int | None:
         with self._state:
             return max(self._ends, default=None)
@@ -146,7 +155,7 @@ class Segments:
             self.check()
             if is_deleted := self._file >= 0 and not os.fstat(self._file).st_nlink:
                 self._say(f"{self._path(self._number)} was deleted; what was in it is lost")
-            if self._file < 0 or is_deleted or self._end >= self._segment_bytes:
+            if self._file < 0 or is_deleted or self._is_full or self._end >= self._segment_bytes:
                 self._begin_segment()
             if self._block_at < 0 or self._block_bytes >= BLOCK_BYTES or self._block_chunks >= _BLOCK_CHUNKS:
                 self._writer.begin_block()
@@ -169,6 +178,11 @@ class Segments:
                 self._unsynced.add(self._number)
                 self._recent.put(place, payload)
         return place
+
+    def end_segment(self) -> None:
+        """The next payload begins another one, however little is in this."""
+        with self._lock:
+            self._is_full = True
 
     def check(self) -> None:
         """Raises OSError where the folder is not there any more: what is written would be nowhere."""
@@ -249,7 +263,7 @@ class Segments:
             raise
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._block_at, self._next = file, -1, number + 1
+        self._file, self._block_at, self._next, self._is_full = file, -1, number + 1, False
         with self._state:
             self._number, self._end = number, HEAD_BYTES
             self._ends[number] = HEAD_BYTES
