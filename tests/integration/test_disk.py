@@ -238,6 +238,21 @@ def test_a_second_store_on_the_same_directory_is_refused(tmp_path: Path) -> None
         assert store.find(()).flows == ()
 
 
+def test_an_index_that_another_program_has_locked_is_left_alone(tmp_path: Path) -> None:
+    with DiskStore(tmp_path) as store:
+        store.add_spans(order(1))
+    before = (tmp_path / "index.db").stat().st_ino
+    with closing(sqlite3.connect(tmp_path / "index.db", isolation_level=None)) as other:
+        other.execute("pragma locking_mode = exclusive")
+        other.execute("begin exclusive")
+        with pytest.raises(FolderError, match="is open in another program, which has locked it"):
+            DiskStore(tmp_path)
+
+    assert (tmp_path / "index.db").stat().st_ino == before
+    with DiskStore(tmp_path) as store:
+        assert [flow.id for flow in store.find(()).flows] == [f"{1:032x}"]
+
+
 def taken_in(store: DiskStore, spans: list[Span]) -> None:
     """As a sender does that is told to come again."""
     until = time.monotonic() + 20

@@ -202,10 +202,28 @@ def test_who_follows_learns_at_once_that_nobody_answers() -> None:
         next(ApiSource("http://127.0.0.1:1").follow(""))
 
 
-def test_an_event_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("endless", [b"data: " + b"x" * 2000 + b"\n\n", 300 * b"data: x\n" + b"\n"])
+def test_an_event_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
     monkeypatch.setattr(api, "_MAX_EVENT_BYTES", 1000)
-    endless = stream() + b"data: " + b"x" * 2000 + b"\n\n"
+    endless = stream() + endless
     with answering(endless, stream(("flow", SUMMARY))) as source:
         told = list(islice(source.follow(""), 3))
 
     assert told[2] == KNOWN
+
+
+@pytest.mark.parametrize("id_", [b"a\rX: y", "€".encode(), b"\0", b"-1"], ids=repr)
+def test_an_id_of_an_event_that_is_none_is_not_sent_back(id_: bytes) -> None:
+    first = stream() + b"id: " + id_ + b"\nevent: flow\ndata: " + json.dumps(SUMMARY).encode() + b"\n\n"
+    with answering(first, stream(("flow", SUMMARY))) as source:
+        told = list(islice(source.follow(""), 4))
+
+    assert (told[0], told[3]) == (KNOWN, KNOWN)
+
+
+@pytest.mark.parametrize("field", ["completion_ns", "response_ns", "start_ns"])
+def test_a_number_that_is_none_of_64_bits_is_somebody_else_s(field: str) -> None:
+    row = {**SUMMARY, field: 10**400}
+    answers = answering(as_json({"flows": [row], "next": None}))
+    with answers as source, pytest.raises(SourceError, match="is no `tracekit serve`"):
+        source.find("")

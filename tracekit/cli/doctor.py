@@ -327,7 +327,7 @@ def _server(server: ApiSource) -> Iterator[Finding]:
 
 def _number(status: Mapping[str, object], name: str) -> int:
     found = status.get(name)
-    return found if isinstance(found, int) else 0
+    return found if isinstance(found, int) and 0 <= found < 1 << 63 else 0
 
 
 def _flow(settings: Settings, server: ApiSource) -> Finding:

@@ -89,7 +89,9 @@ def _found(source: Source, query: str, limit: int) -> Iterator[Summary]:
     from tracekit.collector.schemas import MAX_LIMIT
 
     after: str | None = None
-    while limit > 0:
+    asked: set[str | None] = set()
+    while limit > 0 and after not in asked:  # a server that leads back would never end
+        asked.add(after)
         page = source.find(query, limit=min(limit, MAX_LIMIT), after=after)
         yield from page.flows[:limit]
         limit -= len(page.flows)

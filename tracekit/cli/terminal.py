@@ -179,4 +179,5 @@ def fail(command: str, why: object) -> int:
 
 def no_flows(server: Source) -> str:
     """What to say where there is nothing to show yet."""
-    return f"There are no flows yet. {first_flow(server.endpoint())}"
+    endpoint = server.endpoint()
+    return f"There are no flows yet. {first_flow(endpoint and harmless(endpoint))}"

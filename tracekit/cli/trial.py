@@ -122,7 +122,7 @@ def skew_s(url: str) -> float | None:
         return None
     try:
         return parsedate_to_datetime(date).timestamp() - time.time() if date else None
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # a moment that is none, or that no clock here shows
         return None
 
 

@@ -26,7 +26,7 @@ from tracekit import semconv
 from tracekit.collector.archive import Built, Held, LostError, Page, Summary
 from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
-from tracekit.collector.folder import Folder
+from tracekit.collector.folder import Folder, FolderError
 from tracekit.collector.history import MetricHistory
 from tracekit.collector.index import Growth, Index
 from tracekit.collector.reach import flow_spans
@@ -283,6 +283,10 @@ class DiskStore:
         try:
             index = Index(self.folder.index)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise FolderError(
+                    f"{self.folder.index} is open in another program, which has locked it. Close it there"
+                ) from error
             self._say(f"{self.folder.index} is damaged ({error}); it is made again from the segments")
             index = self._new_index()
         if (index.get("until") or 0) > self._segments.end:

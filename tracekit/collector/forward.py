@@ -396,5 +396,5 @@ def _seconds(retry_after: str | None) -> float | None:
         return float(retry_after)
     try:
         return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # a moment that is none, or that no clock here shows
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import closing, suppress
 from dataclasses import fields
@@ -28,6 +29,7 @@ DEFAULT_SERVER: Final = f"http://127.0.0.1:{API_PORT}"
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _SILENCE_S: Final = 60.0
 """So long a stream of events may be silent, its signs of life included."""
+_IS_EVENT_ID: Final = re.compile("[0-9]{1,18}").fullmatch
 _AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Pauses before a stream is opened again; the last one from then on."""
 
@@ -130,22 +132,23 @@ class ApiSource:
 
 def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str, str]]:
     """Last id, name and data of each Server-Sent Event. Source: the HTML standard, "Server-sent events"."""
-    latest, name, data = "", "message", []
+    latest, name, data, room = "", "message", list[str](), _MAX_EVENT_BYTES
     while line := stream.readline(_MAX_EVENT_BYTES):
-        if not line.endswith(b"\n"):
+        room -= len(line)
+        if not line.endswith(b"\n") or room < 0:
             raise OSError("an event that has no end")
         field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
         value = value.removeprefix(" ")
         if field == "event":
             name = value
-        elif field == "id":
+        elif field == "id" and _IS_EVENT_ID(value):
             latest = value
         elif field == "data":
             data.append(value)
         elif not field and not value:
             if data:
                 yield latest, name, "\n".join(data)
-            name, data = "message", []
+            name, data, room = "message", [], _MAX_EVENT_BYTES
 
 
 def _parsed(data: str) -> object:
@@ -167,8 +170,11 @@ def _text(value: object) -> str:
 
 
 def _whole(value: Any) -> int:
-    """A number, or the text of one: moments are too long for JavaScript's numbers."""
-    return int(value)
+    """A number of 64 bits, or the text of one: moments are too long for JavaScript's numbers."""
+    number = int(value)
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError("no moment and no count is so large")
+    return number
 
 
 _FIELDS: Final[Mapping[str, Callable[[Any], Any]]] = {
