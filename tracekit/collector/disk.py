@@ -19,10 +19,11 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from tracekit import semconv
+from tracekit.collector import size
 from tracekit.collector.archive import Built, Held, LostError, Page, Summary
 from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
@@ -36,7 +37,7 @@ from tracekit.flow import Knowledge, build_flow, facts
 from tracekit.flow.search import AttributeTerm, destinations, matches
 from tracekit.otlp import OtlpError, decode_logs, decode_spans, encode_logs, encode_spans
 from tracekit.otlp.scan import Scanner, strands_of
-from tracekit.otlp.select import select_spans
+from tracekit.otlp.select import Room, select_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -80,6 +81,13 @@ _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
 _MAX_GROWTHS: Final = 50_000
 """Rows that wait for being written; about as many as come within a second, if they come as fast as can be."""
+MAX_READ_BYTES: Final = 32 * 1024 * 1024
+"""Of spans that are decoded for one flow, as they came: in memory a span is some ten times as large."""
+_MAX_READ_S: Final = 10.0
+"""A flow is no longer in the reading; then it is what was found of it."""
+_MAX_LINES_BYTES: Final = 64 * 1024 * 1024
+_ROUND_S: Final = 1.0
+"""Flows are noted as built after so long, and one flow more."""
 _ROW_BYTES: Final = 250
 """About what a flow takes in the index."""
 _FAR_OVER: Final = 1.25
@@ -451,8 +459,11 @@ class DiskStore:
 
     def _due(self, now_s: float) -> dict[bytes, float]:
         with self._lock:
-            first = islice(self._waiting.items(), _BUILT_AT_ONCE)
-            due = {id_: due_s for id_, due_s in first if due_s <= now_s}
+            # From both ends in turn: what takes long must not keep all that came after it.
+            first = islice(self._waiting.items(), _BUILT_AT_ONCE // 2)
+            last = (each for each in reversed(self._waiting.items()) if each[1] <= now_s)
+            pairs = zip_longest(first, islice(last, _BUILT_AT_ONCE // 2))
+            due = {each[0]: each[1] for pair in pairs for each in pair if each and each[1] <= now_s}
             for id_ in due:
                 del self._waiting[id_]
         return due
@@ -463,7 +474,12 @@ class DiskStore:
         none: list[bytes] = []
         lost: list[bytes] = []
         tried: list[bytes] = []
+        until_s = time.monotonic() + _ROUND_S
+        later: list[bytes] = []
         for id_ in due:
+            if later or self._stopping.is_set() or time.monotonic() > until_s:
+                later.append(id_)
+                continue
             try:
                 found, missing = self._build(id_.hex())
             except Exception:
@@ -482,7 +498,12 @@ class DiskStore:
                 built.append(found)
         if not due:
             return
+        if self._stopping.is_set():
+            return  # what was read then may be a part
         with self._lock:
+            for id_ in reversed(later):
+                self._waiting[id_] = due[id_]
+                self._waiting.move_to_end(id_, last=False)
             for id_ in (*none, *lost):
                 if due[id_] != _LED:  # else two that lead to each other would never end
                     for other in self._led_on(id_):
@@ -503,7 +524,7 @@ class DiskStore:
 
     def _led_on(self, id_: bytes) -> set[bytes]:
         """The flows whose spans stand in a trace that begins none: they may have grown with it."""
-        spans = self._mentioning(id_.hex())
+        spans = self._mentioning(id_.hex(), _Reading(self._stopping))
         said = {found for span in spans if (found := facts.flow_id(span))}
         said |= {link.trace_id for span in spans for link in span.links}
         return {bytes.fromhex(each) for each in said if _is_id(each)} - {id_}
@@ -511,7 +532,9 @@ class DiskStore:
     # -- out ----------------------------------------------------------------------------------------
 
     def flow(self, flow_id: str) -> tuple[Span, ...]:
-        return flow_spans(_Spans(self._mentioning), flow_id) if _is_id(flow_id) else ()
+        reading = _Reading(self._stopping)
+        known = _Spans(lambda id_: self._mentioning(id_, reading))
+        return flow_spans(known, flow_id) if _is_id(flow_id) else ()
 
     def build(self, flow_id: str) -> Built | None:
         built, missing = self._build(flow_id)
@@ -522,8 +545,11 @@ class DiskStore:
     def _build(self, flow_id: str) -> tuple[Built | None, _Missing]:
         """The flow out of what can be read of it; and what cannot be read of what mentions it."""
         missing: _Missing = {}
-        known = _Spans(lambda id_: self._mentioning(id_, missing if id_ == flow_id else None))
+        reading = _Reading(self._stopping)
+        known = _Spans(lambda id_: self._mentioning(id_, reading, missing if id_ == flow_id else None))
         spans = flow_spans(known, flow_id) if _is_id(flow_id) else ()
+        if reading.is_over and not self._stopping.is_set():
+            self._say(f"flow {flow_id} is too large to be read whole; it is shown in part")
         if not spans:
             return None, missing
         quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
@@ -538,24 +564,26 @@ class DiskStore:
         return Built(summary, flow, len(missing)), missing
 
     def trace(self, trace_id: str) -> tuple[Span, ...]:
-        return _Spans(self._mentioning).trace(trace_id) if _is_id(trace_id) else ()
+        reading = _Reading(self._stopping)
+        known = _Spans(lambda id_: self._mentioning(id_, reading))
+        return known.trace(trace_id) if _is_id(trace_id) else ()
 
-    def _mentioning(self, id_: str, missing: _Missing | None = None) -> list[Span]:
+    def _mentioning(self, id_: str, reading: _Reading, missing: _Missing | None = None) -> list[Span]:
         """Spans whose bytes hold this id, by arrival; each once, as it was reported last.
 
         To `missing` is added what cannot be read, and was not dropped meanwhile.
         """
         found: dict[tuple[str, str, str, int, Service], Span] = {}
-        for place in self._places(id_)[0]:
+        for place in () if reading.is_over else self._places(id_)[0]:
             try:
-                spans = select_spans(self._segments.read(place), id_)
+                spans = select_spans(self._segments.read(place), id_, reading.room)
             except (Gone, OtlpError) as error:  # counted and told by the segments
                 if missing is not None and place >> OFFSET_BITS >= (self._segments.oldest or 0):
                     missing[place] = error
                 continue
             for span in spans:
                 found[span.trace_id, span.span_id, span.name, span.start_ns, span.service] = span
-            if len(found) > MAX_FLOW_SPANS:
+            if len(found) > MAX_FLOW_SPANS or reading.is_over:
                 break
         return list(found.values())
 
@@ -605,16 +633,23 @@ class DiskStore:
 
     def flow_logs(self, flow_id: str) -> list[LogLine]:
         spans = {(span.trace_id, span.span_id) for span in self.flow(flow_id)}
-        found: list[LogLine] = []
+        traces: dict[int, set[str]] = {}
         for trace_id in dict.fromkeys(trace for trace, _ in spans):
             for place in self._places(trace_id)[1]:
-                found += [
-                    line
-                    for line in self._lines(place)
-                    if line.trace_id == trace_id and _is_of(line, flow_id, spans)
-                ]
-                if len(found) > MAX_FLOW_LINES:
-                    break
+                traces.setdefault(place, set()).add(trace_id)
+        found: list[LogLine] = []
+        room, until_s = _MAX_LINES_BYTES, time.monotonic() + _MAX_READ_S
+        for place in sorted(traces):
+            own = traces[place]
+            for line in self._lines(place):
+                if line.trace_id in own and _is_of(line, flow_id, spans):
+                    found.append(line)
+                    room -= size.of_line(line)
+                    if room < 0:
+                        break
+            is_late = self._stopping.is_set() or time.monotonic() > until_s
+            if room < 0 or is_late or len(found) > MAX_FLOW_LINES:
+                break
         found.sort(key=lambda line: line.time_ns)
         return found[:MAX_FLOW_LINES]
 
@@ -682,6 +717,19 @@ class DiskStore:
             self._troubles[trouble] = None
             while len(self._troubles) > _MAX_TROUBLES:
                 self._troubles.popitem(last=False)
+
+
+class _Reading:
+    """What one flow may cost: bytes of spans, seconds, and nothing more once the store is to close."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self.room = Room(MAX_READ_BYTES)
+        self._until_s = time.monotonic() + _MAX_READ_S
+        self._stopping = stopping
+
+    @property
+    def is_over(self) -> bool:
+        return self.room.bytes < 0 or self._stopping.is_set() or time.monotonic() > self._until_s
 
 
 class _Spans:

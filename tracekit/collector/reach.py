@@ -52,7 +52,8 @@ class _Collection:
         self._names = {flow_id}
         self._found: dict[int, Span] = {}
         self._unfollowed: list[Span] = []
-        self._foreign: list[_Way] = []
+        self._foreign: dict[str, list[_Way]] = {}
+        """By the flow ids that they say, none of which is a name of this flow so far."""
         self._ways: dict[str, dict[str, list[_Way]]] = {}
 
     def collected(self) -> tuple[Span, ...]:
@@ -63,9 +64,9 @@ class _Collection:
             span = self._unfollowed.pop()
             if facts.flow_id(span) is None and span.trace_id not in self._names:
                 self._names.add(span.trace_id)
-                foreign, self._foreign = self._foreign, []
-                self._enter(foreign)
-            self._enter(self._ways_down(span.trace_id).get(span.span_id, ()))
+                self._enter(self._foreign.pop(span.trace_id, ()))
+            # Once: what leads on from a span leads on from all that have its id.
+            self._enter(self._ways_down(span.trace_id).pop(span.span_id, ()))
         return tuple(self._found.values())
 
     def _add(self, spans: Iterable[Span]) -> None:
@@ -76,11 +77,13 @@ class _Collection:
 
     def _enter(self, ways: Iterable[_Way]) -> None:
         for span, link in ways:
-            said = {facts.flow_id(span), facts.flow_id(link) if link else None} - {None}
-            if not said or said & self._names:
+            own = facts.flow_id(span), facts.flow_id(link) if link else None
+            said = [name for name in own if name is not None]
+            if not said or not self._names.isdisjoint(said):
                 self._add((span,))
-            else:
-                self._foreign.append((span, link))
+                continue
+            for name in said:
+                self._foreign.setdefault(name, []).append((span, link))
 
     def _ways_down(self, trace_id: str) -> dict[str, list[_Way]]:
         """From each span of a trace; the first time, those too that begin at one that never arrived."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from binascii import unhexlify
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -71,7 +71,7 @@ class Strand:
     errors: int = 0
     open: int = 0
     entry: Entry | None = None
-    mentioned: tuple[bytes, ...] = ()
+    mentioned: list[bytes] = field(default_factory=list)
     destinations: tuple[str, ...] = ()
 
 
@@ -188,9 +188,9 @@ def _mention(strand: Strand, links: Iterable[trace_pb2.Span.Link]) -> None:
         if len(trace) != 16 or len(span_id) != 8 or trace == _NO_TRACE or span_id == _NO_SPAN:
             raise _Refused  # left out, with a warning
         if trace != own:
-            strand.mentioned += (trace,)
+            strand.mentioned.append(trace)
         if (flow_id := _flow_id(link.attributes)) is not None and flow_id != strand.flow_id:
-            strand.mentioned += (flow_id,)
+            strand.mentioned.append(flow_id)
 
 
 def _destination(span: trace_pb2.Span, places: dict[int, int]) -> str:
@@ -223,9 +223,9 @@ def _strand_of(span: Span) -> Strand:
     own = span.trace_id if strand.flow_id == trace_id else None
     for link in span.links:
         if link.trace_id != own:
-            strand.mentioned += (bytes.fromhex(link.trace_id),)
+            strand.mentioned.append(bytes.fromhex(link.trace_id))
         if (said := _said(link.attributes)) is not None and said != strand.flow_id:
-            strand.mentioned += (said,)
+            strand.mentioned.append(said)
     destination = span.attributes.get(semconv.MESSAGING_DESTINATION_NAME)
     if kind >= _PRODUCER and isinstance(destination, str) and destination:
         strand.destinations = (destination,)

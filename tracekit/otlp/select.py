@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
 
 
-def select_spans(body: bytes, id_: str) -> list[Span]:
+@dataclass(slots=True)
+class Room:
+    """How many bytes of spans may still be decoded; below 0 once it was too little."""
+
+    bytes: int
+
+
+def select_spans(body: bytes, id_: str, room: Room | None = None) -> list[Span]:
     """The spans of a request in protobuf whose bytes hold this id (hex digits), in their order.
+
+    They take away from the room as many bytes as they have; once there is none, the others are left out.
 
     As raw bytes, or as the text of an attribute; a few more may be among them. The request is one that
     `Scanner.scan_spans` took, or `encode_spans` wrote. Raises OtlpError for another.
@@ -33,7 +43,7 @@ def select_spans(body: bytes, id_: str) -> list[Span]:
         return []
     try:
         parts = _of_trace(body, needles[0], places)
-        return list(_decoded(body, _holding(body, places) if parts is None else parts))
+        return list(_decoded(body, _holding(body, places) if parts is None else parts, room))
     except (ValueError, IndexError):  # written in another order than SDKs do
         return [
             span for span in decode_spans(body).records if any(n in encode_spans([span]) for n in needles)
@@ -89,12 +99,16 @@ def _holding(body: bytes, places: list[int]) -> Iterator[tuple[int, int]]:
         _end_with_schema(body, at, end)
 
 
-def _decoded(body: bytes, parts: Iterable[tuple[int, int]]) -> Iterator[Span]:
+def _decoded(body: bytes, parts: Iterable[tuple[int, int]], room: Room | None) -> Iterator[Span]:
     """The spans that stand there, which are in order."""
     scopes = _scopes(body)
     resource, scope, _, scope_end = next(scopes)
     service, name = None, ""
     for start, end in parts:
+        if room is not None:
+            room.bytes -= end - start
+            if room.bytes < 0:
+                return
         while start >= scope_end:
             resource, scope, _, scope_end = next(scopes)
             service = None
