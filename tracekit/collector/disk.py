@@ -338,11 +338,15 @@ class DiskStore:
                 strands = strands_of(decode_spans(payload).records)
             ids = {each.flow_id or each.trace_id for each in strands}
             ids.update(*({each.trace_id, *each.mentioned} for each in strands))
-            self._note_strands(place, strands, {id_ for id_ in ids if place in self._index.places(id_)[0]})
+            self._note_strands(
+                place, strands, {id_ for id_ in ids if place <= self._index.last_places(id_)[0]}
+            )
         elif kind == _LOGS:
             lines = decode_logs(payload).records
             traces = {bytes.fromhex(line.trace_id) for line in lines if line.trace_id}
-            self._note_lines(place, lines, {id_ for id_ in traces if place in self._index.places(id_)[1]})
+            self._note_lines(
+                place, lines, {id_ for id_ in traces if place <= self._index.last_places(id_)[1]}
+            )
         if is_counted:
             self._held.clear()
 
@@ -548,7 +552,7 @@ class DiskStore:
         reading = _Reading(self._stopping)
         known = _Spans(lambda id_: self._mentioning(id_, reading, missing if id_ == flow_id else None))
         spans = flow_spans(known, flow_id) if _is_id(flow_id) else ()
-        if reading.is_over and not self._stopping.is_set():
+        if (reading.is_over or reading.is_cut) and not self._stopping.is_set():
             self._say(f"flow {flow_id} is too large to be read whole; it is shown in part")
         if not spans:
             return None, missing
@@ -574,7 +578,10 @@ class DiskStore:
         To `missing` is added what cannot be read, and was not dropped meanwhile.
         """
         found: dict[tuple[str, str, str, int, Service], Span] = {}
-        for place in () if reading.is_over else self._places(id_)[0]:
+        places = self._places(id_)[0]
+        if len(places) > MAX_PLACES:
+            reading.is_cut = True
+        for place in () if reading.is_over else places[:MAX_PLACES]:
             try:
                 spans = select_spans(self._segments.read(place), id_, reading.room)
             except (Gone, OtlpError) as error:  # counted and told by the segments
@@ -595,7 +602,7 @@ class DiskStore:
             old = self._index.places(key)
         oldest = (self._segments.oldest or 0) << OFFSET_BITS
         spans, logs = (
-            sorted(place for place in {*before, *since} if place >= oldest)[:MAX_PLACES]
+            sorted(place for place in {*before, *since} if place >= oldest)
             for before, since in zip(old, new, strict=True)
         )
         return spans, logs
@@ -635,7 +642,7 @@ class DiskStore:
         spans = {(span.trace_id, span.span_id) for span in self.flow(flow_id)}
         traces: dict[int, set[str]] = {}
         for trace_id in dict.fromkeys(trace for trace, _ in spans):
-            for place in self._places(trace_id)[1]:
+            for place in self._places(trace_id)[1][:MAX_PLACES]:
                 traces.setdefault(place, set()).add(trace_id)
         found: list[LogLine] = []
         room, until_s = _MAX_LINES_BYTES, time.monotonic() + _MAX_READ_S
@@ -724,6 +731,7 @@ class _Reading:
 
     def __init__(self, stopping: threading.Event) -> None:
         self.room = Room(MAX_READ_BYTES)
+        self.is_cut = False
         self._until_s = time.monotonic() + _MAX_READ_S
         self._stopping = stopping
 

@@ -349,6 +349,12 @@ class Index:
         spans, logs = (struct.unpack(f"<{len(blob) // 8}q", blob) for blob in found[0])
         return spans, logs
 
+    def last_places(self, id_: bytes) -> tuple[int, int]:
+        """The last of its `places`, of spans and of log lines; they ascend. -1 where there is none."""
+        found = self._read("select substr(places, -8), substr(logs, -8) from flow where id = ?", (id_,))
+        spans, logs = found[0] if found else (b"", b"")
+        return struct.unpack("<q", spans)[0] if spans else -1, struct.unpack("<q", logs)[0] if logs else -1
+
     def summary(self, id_: bytes) -> Summary | None:
         """The row of a flow that is listed."""
         found = self._read(f"{_ROW} where flow.id = ? and listed = 1", (id_,))
