@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         switch = importlib.import_module("tracekit_demo.switch").switch
         return int(switch(args.name, on=args.state == "on", data=args.data))
     runner = importlib.import_module("tracekit_demo.runner")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+        signal.signal(signal.SIGINT, _Interrupt())
     try:
         return int(
             runner.run(
@@ -109,3 +111,15 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all has ended; Python itself needs a moment yet
+
+
+class _Interrupt:
+    """The first Ctrl-C ends the demo; who presses it once more changes nothing."""
+
+    def __init__(self) -> None:
+        self._is_heard = False
+
+    def __call__(self, *_: object) -> None:
+        if not self._is_heard:
+            self._is_heard = True
+            raise KeyboardInterrupt
