@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+# One more than there are cores: some tests wait for programs.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .DEFAULT_GOAL := help
 # Services and tests start many processes: without bytecode each of them compiles everything again.
@@ -19,7 +21,7 @@ demo: $(READY)  ## the shop, and its orders as flows (ARGS=--once: one order in 
 	@$(BIN)/tracekit demo $(ARGS)
 
 test: $(READY)  ## all tests (ARGS="-k case_12": some)
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-real: $(READY)  ## the tests with the real Kafka, Collector, Jaeger, Prometheus (made once, a quarter of an hour)
 	@$(BIN)/python -m tests.integration.servers
