@@ -141,8 +141,10 @@ def emitted(fed: Stack) -> Mapping[str, frozenset[str]]:
     return found
 
 
-def test_grafana_itself_was_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
+@pytest.fixture(scope="module", autouse=True)
+def _says_what_was_not_tried(request: pytest.FixtureRequest) -> None:
+    capturing = request.config.pluginmanager.getplugin("capturemanager")
+    with capturing.global_and_fixture_disabled():
         print(
             "\nGrafana could not be had here, and its pages not looked at. In its place a real Prometheus is "
             f"asked the {len(QUERIES)} queries of its dashboards, of their variables and of the alerts."
