@@ -16,6 +16,8 @@ from tests.integration.test_api import damage
 from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.folder import FolderError
+from tracekit.collector.index import MAX_PLACES
+from tracekit.collector.reading import MAX_FLOW_LINES
 from tracekit.flow.search import AttributeTerm, TextTerm, Word
 from tracekit.model import Kind, Link, LogLine, Service, Span, Status
 from tracekit.otlp import encode_spans
@@ -332,6 +334,41 @@ def test_moments_that_no_clock_shows_do_no_harm(tmp_path: Path) -> None:
         store.add_spans([asked])
         assert {flow.id for flow in store.find(()).flows} == ids
         assert all(store.build(id_) for id_ in ids)
+
+
+def test_a_flow_that_never_ends_keeps_where_it_began_and_what_came_last(tmp_path: Path) -> None:
+    asked = order(1)[0]
+    line = LogLine(NOW, "again", trace_id=asked.trace_id, span_id=asked.span_id)
+
+    def polled(number: int) -> Span:
+        own = f"{number + 1:016x}"
+        return replace(asked, span_id=own, parent_id=asked.span_id, kind=Kind.INTERNAL, name=f"poll {number}")
+
+    with DiskStore(tmp_path) as store:
+        store.add_spans([asked])
+        for number in range(MAX_PLACES):
+            store.add_spans([polled(number)])
+            store.add_logs([line])
+            if not number % 1_000:
+                store.find(())  # writes the row
+        told = store.held().troubles
+        first = store.flow(asked.trace_id)
+    with DiskStore(tmp_path) as store:
+        for number in range(MAX_PLACES, MAX_PLACES + 10):
+            store.add_spans([polled(number)])
+        later = {span.name for span in store.flow(asked.trace_id)}
+        assert store.build(asked.trace_id) is not None
+        troubles = store.held().troubles
+        assert len(store.flow_logs(asked.trace_id)) == MAX_FLOW_LINES
+    with closing(sqlite3.connect(tmp_path / "index.db")) as index:
+        (sizes,) = index.execute("select length(places), length(logs) from flow").fetchall()
+
+    assert not told
+    assert len(first) == MAX_PLACES + 1
+    assert len(later) == MAX_PLACES + 1
+    assert later >= {"POST /orders", "poll 0", *(f"poll {MAX_PLACES + at}" for at in range(10))}
+    assert any("in part" in trouble for trouble in troubles)
+    assert max(sizes) <= 8 * (MAX_PLACES + 1)
 
 
 def test_a_log_line_that_comes_later_changes_nothing_of_its_flow(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_an_index_that_was_made_again_only_in_part_is_made_to_its_end(
         return chunk(scanner, body)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tracekit.collector.disk._MAX_WAITING", 20)
+        patched.setattr("tracekit.collector.disk._MAX_REPLAYED", 20)
         patched.setattr("tracekit.collector.disk._MAX_GROWTHS", 20)
         patched.setattr(Scanner, "scan_spans", scan)
         with pytest.raises(KeyboardInterrupt):

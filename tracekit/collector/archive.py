@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tracekit.collector.store import Store
+from tracekit.flow import facts
+from tracekit.flow.search import destinations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,30 @@ class Summary:
     breaks: tuple[str, ...] = ()
     is_settled: bool = False
     is_analysed: bool = False
+
+
+def summary_of(flow: Flow) -> Summary:
+    """A built flow in a line."""
+    return Summary(
+        id=flow.id,
+        name=flow.name,
+        service=flow.entry.service.name,
+        start_ns=flow.start_ns,
+        response_ns=flow.response_ns,
+        completion_ns=flow.completion_ns,
+        waited_ns=flow.waited_ns,
+        status=facts.http_status(flow.entry),
+        spans=len(flow.spans),
+        errors=len(flow.errors),
+        open_spans=len(flow.open_spans),
+        retries=flow.retries,
+        duplicates=flow.duplicates,
+        services=flow.services,
+        destinations=destinations(flow),
+        breaks=tuple(dict.fromkeys(each.reason for each in flow.breaks)),
+        is_settled=not flow.open_spans,
+        is_analysed=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

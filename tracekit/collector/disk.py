@@ -1,12 +1,10 @@
 """DiskStore: flows kept in one data directory, for as long as there is room.
 
 What comes is written to a segment before it is answered, and a flow's row to the index once nothing came for
-it for a moment. After a crash the rows that were not written yet are made again from the segments. A flow
-that has been quiet for a while is built, so that its row can say what only the whole flow tells; when it
-grows later, it is built again.
+it for a moment. After a crash the rows that were not written yet are made again from the segments.
 
-All of it is one file, for all of it is about what came and is in no row yet, under one lock: taking in,
-writing, building and finding each read what the others leave there.
+Here is what came and is in no row yet, under one lock; flows are read from the segments by `reading`, and
+built, once they are quiet, by `building`.
 """
 
 from __future__ import annotations
@@ -17,63 +15,44 @@ import sqlite3
 import threading
 import time
 from collections import Counter, OrderedDict
-from dataclasses import replace
-from functools import lru_cache
-from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self
 
-from tracekit import semconv
-from tracekit.collector import size
-from tracekit.collector.archive import Built, Held, LostError, Page, Summary
+from tracekit.collector.archive import Held, Page
+from tracekit.collector.building import Builder
 from tracekit.collector.changes import Changes
 from tracekit.collector.chunks import OFFSET_BITS
 from tracekit.collector.folder import Folder, FolderError
 from tracekit.collector.history import MetricHistory
-from tracekit.collector.index import Growth, Index
-from tracekit.collector.reach import flow_spans
-from tracekit.collector.segments import SEGMENT_BYTES, SHARES, Gone, Segments
+from tracekit.collector.index import Growth, Index, some_of
+from tracekit.collector.reading import Reader, is_hex, is_id
+from tracekit.collector.segments import SEGMENT_BYTES, SHARES, Segments
 from tracekit.collector.store import Counts
-from tracekit.flow import Knowledge, build_flow, facts
-from tracekit.flow.search import AttributeTerm, destinations, matches
+from tracekit.flow.search import AttributeTerm, matches
 from tracekit.otlp import OtlpError, decode_logs, decode_spans, encode_logs, encode_spans
 from tracekit.otlp.scan import Scanner, strands_of
-from tracekit.otlp.select import Room, select_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from tracekit.collector.archive import Watcher
-    from tracekit.flow import Flow
+    from tracekit.collector.archive import Built, Summary, Watcher
     from tracekit.flow.search import Query
     from tracekit.model import LogLine, Metric, Service, Span
     from tracekit.otlp import Signal
     from tracekit.otlp.scan import Strand
 
 MAX_DISK_BYTES: Final = 1024 * 1024 * 1024
-MAX_FLOW_SPANS: Final = 20_000
-MAX_FLOW_LINES: Final = 5_000
-MAX_PLACES: Final = 5_000
-"""A flow is built from so many chunks at most, the first ones."""
-
 _SPANS, _LOGS = 1, 2
 _QUIET_S: Final = 0.5
 """A row is written when nothing came for so long ..."""
 _OLDEST_S: Final = 5.0
 """... or when it has waited for so long."""
-_SETTLED_S: Final = 1.5
 _TICK_S: Final = 0.25
 _SYNC_S: Final = 1.0
 _FRESH_S: Final = 0.2
 """What is asked for shows what came until so long ago, or just now where no more than a few came."""
 _FEW: Final = 500
-_MAX_WAITING: Final = 20_000
-_BUILT_AT_ONCE: Final = 50
-_BUILD_SHARE: Final = 0.25
-"""Flows are built in at most this part of the time; while requests come, that much less of theirs."""
-_BUSY_SPANS: Final = 5_000
-"""While more spans than these come within a tick, nothing is built."""
 _SEARCHED_AT_ONCE: Final = 200
 _SEARCH_S: Final = 1.0
 """A page of a search that must build flows is at most so long in the making, and one flow more."""
@@ -81,13 +60,8 @@ _MAX_TROUBLES: Final = 20
 _MAX_IDS: Final = 10
 _MAX_GROWTHS: Final = 50_000
 """Rows that wait for being written; about as many as come within a second, if they come as fast as can be."""
-MAX_READ_BYTES: Final = 32 * 1024 * 1024
-"""Of spans that are decoded for one flow, as they came: in memory a span is some ten times as large."""
-_MAX_READ_S: Final = 10.0
-"""A flow is no longer in the reading; then it is what was found of it."""
-_MAX_LINES_BYTES: Final = 64 * 1024 * 1024
-_ROUND_S: Final = 1.0
-"""Flows are noted as built after so long, and one flow more."""
+_MAX_REPLAYED: Final = 20_000
+"""As many rows are made again at once."""
 _ROW_BYTES: Final = 250
 """About what a flow takes in the index."""
 _FAR_OVER: Final = 1.25
@@ -96,15 +70,6 @@ _NOT_TAKEN: Final = (
     "the disk does not take what is to be written ({}): senders get 503 and try again; where it is full, "
     "free some, or start with a smaller --max-size"
 )
-_LOOK_S: Final = 2.0
-"""So often the index is asked for flows that were not built yet."""
-_LED: Final = 0.0
-"""When a flow is due that was led to from another one."""
-_LATE_S: Final = 10.0
-"""What has been quiet for so long is not expected to go on."""
-
-_Missing: TypeAlias = "dict[int, Gone | OtlpError]"
-"""Chunks that cannot be read, by their places, and why."""
 
 _logger = logging.getLogger("tracekit")
 
@@ -113,7 +78,7 @@ class DiskStore:
     """An archive in a directory of its own, which no other process may use meanwhile.
 
     Bounds: `max_bytes` of segments and index together, the oldest segment out first, with the rows that
-    were in it alone; metrics as in `history`; of one flow MAX_FLOW_SPANS spans out of MAX_PLACES requests.
+    were in it alone; metrics as in `history`; what is read of one flow as in `reading`.
     """
 
     def __init__(
@@ -140,10 +105,7 @@ class DiskStore:
         self.metric_history = MetricHistory()
         self._refused: Counter[Signal] = Counter()
         self._dropped = [0, 0]
-        self._waiting: OrderedDict[bytes, float] = OrderedDict()
-        self._watchers: tuple[Watcher, ...] = ()
         self._troubles: OrderedDict[str, None] = OrderedDict()
-        self._came = 0
         self._flushed_at = 0.0
         self._rows: Counter[int | None] = Counter()  # written while a segment was the newest
         self._is_far_over = False
@@ -151,24 +113,27 @@ class DiskStore:
         try:
             self._segments = Segments(self.folder.segments, max_bytes=max_bytes, segment_bytes=segment_bytes)
             self._index = self._opened_index()
+            self._reader = Reader(
+                self._segments, self._index, places=self._places, say=self._say, stopping=self._stopping
+            )
+            self._builder = Builder(
+                self._reader, self._index, trouble=self._say_untaken, say=self._say, stopping=self._stopping
+            )
             self._replay()
         except BaseException:
             self.folder.close()
             raise
-        self._threads = [
-            threading.Thread(target=self._keep, name="tracekit-collector-disk", daemon=True),
-            threading.Thread(target=self._build_waiting, name="tracekit-collector-flows", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._keep, name="tracekit-collector-disk", daemon=True)
+        self._thread.start()
+        self._builder.start()
 
     def close(self) -> None:
         """Write all rows, sync, and let the directory go."""
         if self._stopping.is_set():
             return
         self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
+        self._builder.join()
         with self._lock:
             try:
                 self._flush(everything=True)
@@ -224,7 +189,7 @@ class DiskStore:
         try:
             return self._segments.append(kind, body)
         except OSError as error:
-            self._say(_NOT_TAKEN.format(error))
+            self._say_untaken(error)
             raise
 
     def add_metrics(self, metrics: Sequence[Metric]) -> None:
@@ -258,7 +223,7 @@ class DiskStore:
                 growth = growths[own] = Growth(now_s, place)
             growth.touched_s = now_s
             growth.add(strand, place)
-        self._came += spans
+        self._builder.came(spans)
         self._count(place, spans, 0)
 
     def _note_lines(
@@ -268,7 +233,7 @@ class DiskStore:
         for key in {bytes.fromhex(line.trace_id) for line in lines if line.trace_id} - {*known}:
             growth = self._growths.setdefault(key, Growth(now_s, place))
             growth.touched_s = now_s
-            growth.logs += (place,)
+            growth.note_lines(place)
         self._count(place, 0, len(lines))
 
     def _mention(self, id_: bytes, place: int, now_s: float) -> None:
@@ -320,7 +285,7 @@ class DiskStore:
                 self._replay_chunk(place, kind, payload, is_counted=place < counted)
             except (OtlpError, ValueError):
                 self._say(f"a request at {place:x} is not what was written; it is passed over")
-            if len(self._growths) > _MAX_WAITING:
+            if len(self._growths) > _MAX_REPLAYED:
                 self._flush(everything=True)
             if time.monotonic() - told_at > 1:
                 told_at = time.monotonic()
@@ -365,7 +330,7 @@ class DiskStore:
         try:
             step()
         except (OSError, sqlite3.Error) as error:
-            self._say(_NOT_TAKEN.format(error))
+            self._say_untaken(error)
         except Exception as error:  # one row must not keep all others from the disk
             _logger.warning("the collector cannot keep what it has", exc_info=True)
             self._say(_NOT_TAKEN.format(repr(error)))
@@ -397,12 +362,7 @@ class DiskStore:
         self._growths = left
         self._held = {}
         self._note_rows(len(due))
-        for id_, growth in due.items():
-            if growth.places:
-                self._waiting[id_] = growth.touched_s + _SETTLED_S
-                self._waiting.move_to_end(id_)
-        while len(self._waiting) > _MAX_WAITING:
-            self._waiting.popitem(last=False)
+        self._builder.wait((id_, growth.touched_s) for id_, growth in due.items() if growth.places)
 
     def _note_rows(self, number: int) -> None:
         """A segment and its rows go together: of flows of few bytes, the rows make up a segment's size."""
@@ -439,162 +399,21 @@ class DiskStore:
     def _bytes(self) -> int:
         return self._segments.total_bytes + self._index.size()
 
-    # -- building -----------------------------------------------------------------------------------
-
-    def _build_waiting(self) -> None:
-        """Build flows that are quiet, a few at a time, and tell who watches."""
-        pause_s, looked_at = _TICK_S, 0.0
-        while not self._stopping.wait(pause_s):
-            pause_s = _TICK_S
-            came, self._came = self._came, 0
-            if came > _BUSY_SPANS:
-                continue
-            began_s = time.monotonic()
-            due = self._due(began_s)
-            try:
-                if not due and began_s - looked_at >= _LOOK_S:
-                    due = dict.fromkeys(self._index.unanalysed(_BUILT_AT_ONCE), _LED)
-                    looked_at = 0.0 if due else began_s
-                self._build_some(due)
-            except (OSError, sqlite3.Error) as error:
-                self._say(_NOT_TAKEN.format(error))
-            if due:
-                pause_s = (time.monotonic() - began_s) * (1 / _BUILD_SHARE - 1)
-
-    def _due(self, now_s: float) -> dict[bytes, float]:
-        with self._lock:
-            # From both ends in turn: what takes long must not keep all that came after it.
-            first = islice(self._waiting.items(), _BUILT_AT_ONCE // 2)
-            last = (each for each in reversed(self._waiting.items()) if each[1] <= now_s)
-            pairs = zip_longest(first, islice(last, _BUILT_AT_ONCE // 2))
-            due = {each[0]: each[1] for pair in pairs for each in pair if each and each[1] <= now_s}
-            for id_ in due:
-                del self._waiting[id_]
-        return due
-
-    def _build_some(self, due: Mapping[bytes, float]) -> None:
-        built: list[Built] = []
-        damaged: list[Built] = []
-        none: list[bytes] = []
-        lost: list[bytes] = []
-        tried: list[bytes] = []
-        until_s = time.monotonic() + _ROUND_S
-        later: list[bytes] = []
-        for id_ in due:
-            if later or self._stopping.is_set() or time.monotonic() > until_s:
-                later.append(id_)
-                continue
-            try:
-                found, missing = self._build(id_.hex())
-            except Exception:
-                _logger.warning("flow %s cannot be built", id_.hex(), exc_info=True)
-                self._say(f"flow {id_.hex()} cannot be built; the log says why")
-                tried.append(id_)
-                continue
-            if _cause(missing) is not None:
-                continue  # it is looked at again
-            if found is None:
-                (lost if missing else none).append(id_)
-            elif missing and self._index.summary(id_) is not None:
-                damaged.append(found)
-                tried.append(id_)
-            else:
-                built.append(found)
-        if not due:
-            return
-        if self._stopping.is_set():
-            return  # what was read then may be a part
-        with self._lock:
-            for id_ in reversed(later):
-                self._waiting[id_] = due[id_]
-                self._waiting.move_to_end(id_, last=False)
-            for id_ in (*none, *lost):
-                if due[id_] != _LED:  # else two that lead to each other would never end
-                    for other in self._led_on(id_):
-                        self._waiting.setdefault(other, _LED)
-            with self._index.writing():
-                self._index.note_built(built)
-                self._index.note_no_flow(none)
-                self._index.note_tried([*lost, *tried])
-        if told := [*built, *damaged]:
-            self._tell(told)
-
-    def _tell(self, built: Sequence[Built]) -> None:
-        for watcher in self._watchers:
-            try:
-                watcher(built)
-            except Exception:
-                _logger.warning("a watcher of flows fails", exc_info=True)
-
-    def _led_on(self, id_: bytes) -> set[bytes]:
-        """The flows whose spans stand in a trace that begins none: they may have grown with it."""
-        spans = self._mentioning(id_.hex(), _Reading(self._stopping))
-        said = {found for span in spans if (found := facts.flow_id(span))}
-        said |= {link.trace_id for span in spans for link in span.links}
-        return {bytes.fromhex(each) for each in said if _is_id(each)} - {id_}
-
     # -- out ----------------------------------------------------------------------------------------
 
     def flow(self, flow_id: str) -> tuple[Span, ...]:
-        reading = _Reading(self._stopping)
-        known = _Spans(lambda id_: self._mentioning(id_, reading))
-        return flow_spans(known, flow_id) if _is_id(flow_id) else ()
+        return self._reader.flow(flow_id)
 
     def build(self, flow_id: str) -> Built | None:
-        built, missing = self._build(flow_id)
-        if built is None and missing:
-            raise _cause(missing) or LostError(flow_id)
-        return built
-
-    def _build(self, flow_id: str) -> tuple[Built | None, _Missing]:
-        """The flow out of what can be read of it; and what cannot be read of what mentions it."""
-        missing: _Missing = {}
-        reading = _Reading(self._stopping)
-        known = _Spans(lambda id_: self._mentioning(id_, reading, missing if id_ == flow_id else None))
-        spans = flow_spans(known, flow_id) if _is_id(flow_id) else ()
-        if (reading.is_over or reading.is_cut) and not self._stopping.is_set():
-            self._say(f"flow {flow_id} is too large to be read whole; it is shown in part")
-        if not spans:
-            return None, missing
-        quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
-        try:
-            flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=quiet_s > _LATE_S))
-        except ValueError:
-            return None, missing
-        summary = summary_of(flow)
-        if missing and (row := self._index.summary(bytes.fromhex(flow_id))) is not None:
-            # It was written before, and knows more than what is left.
-            summary = replace(row, is_settled=not row.open_spans, is_analysed=True)
-        return Built(summary, flow, len(missing)), missing
+        return self._reader.whole(flow_id)
 
     def trace(self, trace_id: str) -> tuple[Span, ...]:
-        reading = _Reading(self._stopping)
-        known = _Spans(lambda id_: self._mentioning(id_, reading))
-        return known.trace(trace_id) if _is_id(trace_id) else ()
+        return self._reader.trace(trace_id)
 
-    def _mentioning(self, id_: str, reading: _Reading, missing: _Missing | None = None) -> list[Span]:
-        """Spans whose bytes hold this id, by arrival; each once, as it was reported last.
+    def flow_logs(self, flow_id: str) -> Sequence[LogLine]:
+        return self._reader.lines_of(flow_id, self.flow(flow_id))
 
-        To `missing` is added what cannot be read, and was not dropped meanwhile.
-        """
-        found: dict[tuple[str, str, str, int, Service], Span] = {}
-        places = self._places(id_)[0]
-        if len(places) > MAX_PLACES:
-            reading.is_cut = True
-        for place in () if reading.is_over else places[:MAX_PLACES]:
-            try:
-                spans = select_spans(self._segments.read(place), id_, reading.room)
-            except (Gone, OtlpError) as error:  # counted and told by the segments
-                if missing is not None and place >> OFFSET_BITS >= (self._segments.oldest or 0):
-                    missing[place] = error
-                continue
-            for span in spans:
-                found[span.trace_id, span.span_id, span.name, span.start_ns, span.service] = span
-            if len(found) > MAX_FLOW_SPANS or reading.is_over:
-                break
-        return list(found.values())
-
-    def _places(self, id_: str) -> tuple[list[int], list[int]]:
+    def _places(self, id_: str) -> tuple[Sequence[int], Sequence[int]]:
         key = bytes.fromhex(id_)
         with self._lock:
             growth = self._growths.get(key)
@@ -602,7 +421,7 @@ class DiskStore:
             old = self._index.places(key)
         oldest = (self._segments.oldest or 0) << OFFSET_BITS
         spans, logs = (
-            sorted(place for place in {*before, *since} if place >= oldest)
+            some_of(sorted(place for place in {*before, *since} if place >= oldest))
             for before, since in zip(old, new, strict=True)
         )
         return spans, logs
@@ -618,7 +437,7 @@ class DiskStore:
         looked = self._index.find(query, _SEARCHED_AT_ONCE, before)
         matching: list[Summary] = []
         for at, summary in enumerate(looked):
-            built, _ = self._build(summary.id)
+            built, _ = self._reader.build(summary.id)
             if built is not None and matches(query, built.flow):
                 matching.append(built.summary)
             if len(matching) == limit or time.monotonic() > until_s:
@@ -633,38 +452,10 @@ class DiskStore:
                 self._attempt(self._flush_all)
 
     def ids(self, prefix: str) -> list[str]:
-        if not 0 < len(prefix) <= 32 or not _is_hex(prefix):
+        if not 0 < len(prefix) <= 32 or not is_hex(prefix):
             return []
         self._freshen()
         return [id_.hex() for id_ in self._index.ids(prefix, _MAX_IDS)]
-
-    def flow_logs(self, flow_id: str) -> list[LogLine]:
-        spans = {(span.trace_id, span.span_id) for span in self.flow(flow_id)}
-        traces: dict[int, set[str]] = {}
-        for trace_id in dict.fromkeys(trace for trace, _ in spans):
-            for place in self._places(trace_id)[1][:MAX_PLACES]:
-                traces.setdefault(place, set()).add(trace_id)
-        found: list[LogLine] = []
-        room, until_s = _MAX_LINES_BYTES, time.monotonic() + _MAX_READ_S
-        for place in sorted(traces):
-            own = traces[place]
-            for line in self._lines(place):
-                if line.trace_id in own and _is_of(line, flow_id, spans):
-                    found.append(line)
-                    room -= size.of_line(line)
-                    if room < 0:
-                        break
-            is_late = self._stopping.is_set() or time.monotonic() > until_s
-            if room < 0 or is_late or len(found) > MAX_FLOW_LINES:
-                break
-        found.sort(key=lambda line: line.time_ns)
-        return found[:MAX_FLOW_LINES]
-
-    def _lines(self, place: int) -> Sequence[LogLine]:
-        try:
-            return decode_logs(self._segments.read(place)).records
-        except (Gone, OtlpError):
-            return ()
 
     def spans(self) -> tuple[Span, ...]:
         """All spans: everything that the segments hold. For tests, and for what is small."""
@@ -697,25 +488,26 @@ class DiskStore:
             }
 
     def watch(self, watcher: Watcher) -> None:
-        with self._lock:
-            self._watchers += (watcher,)
+        self._builder.watch(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
-        with self._lock:
-            self._watchers = tuple(each for each in self._watchers if each is not watcher)
+        self._builder.unwatch(watcher)
 
     def held(self) -> Held:
         with self._lock:
             troubles = (*self._troubles, *self._segments.troubles)
-            flows = self._index.flows() + sum(growth.entry is not None for growth in self._growths.values())
+            waiting = sum(growth.entry is not None for growth in self._growths.values())
         return Held(
-            flows=flows,
+            flows=self._index.flows() + waiting,  # counting takes its time: nobody waits for it
             bytes=self._bytes(),
             max_bytes=self._max_bytes,
             oldest_ns=self._index.oldest_ns(),
             unanalysed=self._index.count_unanalysed(),
             troubles=troubles[-_MAX_TROUBLES:],
         )
+
+    def _say_untaken(self, error: Exception) -> None:
+        self._say(_NOT_TAKEN.format(error))
 
     def _say(self, trouble: str) -> None:
         """For `held`, and once for the log."""
@@ -726,95 +518,15 @@ class DiskStore:
                 self._troubles.popitem(last=False)
 
 
-class _Reading:
-    """What one flow may cost: bytes of spans, seconds, and nothing more once the store is to close."""
-
-    def __init__(self, stopping: threading.Event) -> None:
-        self.room = Room(MAX_READ_BYTES)
-        self.is_cut = False
-        self._until_s = time.monotonic() + _MAX_READ_S
-        self._stopping = stopping
-
-    @property
-    def is_over(self) -> bool:
-        return self.room.bytes < 0 or self._stopping.is_set() or time.monotonic() > self._until_s
-
-
-class _Spans:
-    """What reach needs, over spans that mention an id."""
-
-    def __init__(self, mentioning: Callable[[str], list[Span]]) -> None:
-        self._mentioning = lru_cache(maxsize=None)(mentioning)
-
-    def trace(self, trace_id: str) -> tuple[Span, ...]:
-        return tuple(span for span in self._mentioning(trace_id) if span.trace_id == trace_id)
-
-    def linking(self, trace_id: str) -> list[Span]:
-        found = self._mentioning(trace_id)
-        return [span for span in found if any(link.trace_id == trace_id for link in span.links)]
-
-    def carrying(self, flow_id: str) -> list[Span]:
-        found = self._mentioning(flow_id)
-        return [
-            span
-            for span in found
-            if flow_id == facts.flow_id(span) or any(flow_id == facts.flow_id(link) for link in span.links)
-        ]
-
-
-def _cause(missing: _Missing) -> OSError | None:
-    """What kept something from being read that may be read later; None for what is lost."""
-    causes = (error.__cause__ for error in missing.values())
-    return next((cause for cause in causes if isinstance(cause, OSError)), None)
-
-
-def summary_of(flow: Flow) -> Summary:
-    """A built flow in a line."""
-    return Summary(
-        id=flow.id,
-        name=flow.name,
-        service=flow.entry.service.name,
-        start_ns=flow.start_ns,
-        response_ns=flow.response_ns,
-        completion_ns=flow.completion_ns,
-        waited_ns=flow.waited_ns,
-        status=facts.http_status(flow.entry),
-        spans=len(flow.spans),
-        errors=len(flow.errors),
-        open_spans=len(flow.open_spans),
-        retries=flow.retries,
-        duplicates=flow.duplicates,
-        services=flow.services,
-        destinations=destinations(flow),
-        breaks=tuple(dict.fromkeys(each.reason for each in flow.breaks)),
-        is_settled=not flow.open_spans,
-        is_analysed=True,
-    )
-
-
-def _is_of(line: LogLine, flow_id: str, spans: Collection[tuple[str, str]]) -> bool:
-    """A trace may hold the lines of several flows."""
-    said = line.attributes.get(semconv.FLOW_ID)
-    return said == flow_id if said else not line.span_id or (line.trace_id, line.span_id) in spans
-
-
 def _cursor(after: str) -> tuple[int, bytes]:
     start, _, id_ = after.partition("-")
-    if not (start.isascii() and start.isdigit() and len(start) < 20 and int(start) < 1 << 63 and _is_id(id_)):
+    if not (start.isascii() and start.isdigit() and len(start) < 20 and int(start) < 1 << 63 and is_id(id_)):
         raise ValueError(f"{after[:60]!r} is not where a page ended")
     return int(start), bytes.fromhex(id_)
 
 
 def _after(summary: Summary) -> str:
     return f"{summary.start_ns}-{summary.id}"
-
-
-def _is_id(text: str) -> bool:
-    return len(text) == 32 and _is_hex(text)
-
-
-def _is_hex(text: str) -> bool:
-    return all(char in "0123456789abcdef" for char in text)
 
 
 def _nobody(progress: str) -> None:

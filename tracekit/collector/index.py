@@ -15,6 +15,7 @@ import json
 import sqlite3
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -52,6 +53,28 @@ create table if not exists state(name text primary key, value int);
 """
 _CACHE_KIB: Final = 16 * 1024
 _MAX_SHAPES_KNOWN: Final = 20_000
+_QUICK_S: Final = 0.005
+_COUNTED_SELDOM: Final = 100
+"""Where counting rows takes longer than `_QUICK_S`, it is done in a hundredth of the time."""
+
+MAX_PLACES: Final = 5_000
+"""Of an id at most so many are kept, and one: then it is known that there were more."""
+_FIRST: Final = MAX_PLACES // 2
+_LAST_PLACES: Final = MAX_PLACES + 1 - _FIRST
+
+
+def some_of(places: Sequence[int]) -> Sequence[int]:
+    """The first and the last of too many places: how it began, and what came of it."""
+    return places if len(places) <= MAX_PLACES else (*places[:_FIRST], *places[-_LAST_PLACES:])
+
+
+def _joined(column: str) -> str:
+    """In SQL, as `some_of`."""
+    joined = f"cast({column} || excluded.{column} as blob)"
+    return f"""case
+        when length({column}) + length(excluded.{column}) <= {8 * MAX_PLACES} then {joined}
+        else cast(substr({joined}, 1, {8 * _FIRST}) || substr({joined}, -{8 * _LAST_PLACES}) as blob) end"""
+
 
 _BEGUN: Final = """
 case when excluded.start is null then start
@@ -73,7 +96,7 @@ insert into flow values(?,?,?,?,?,null,?,?,?,0,0,?,?,?,?,?) on conflict(id) do u
     spans = spans + excluded.spans, errors = errors + excluded.errors, open = open + excluded.open,
     shape = case when excluded.listed or not listed then excluded.shape else shape end,
     analysed = min(analysed, excluded.analysed), last = max(last, excluded.last),
-    places = cast(places || excluded.places as blob), logs = cast(logs || excluded.logs as blob)
+    places = {_joined("places")}, logs = {_joined("logs")}
 """
 _BUILT: Final = """
 update flow set listed = 1, start = ?, completion = ?, response = ?, waited = ?, spans = ?, errors = ?,
@@ -135,7 +158,11 @@ class Growth:
     def note_place(self, place: int) -> None:
         """Something at this place mentions the id."""
         if not self.places or self.places[-1] != place:
-            self.places += (place,)
+            self.places = *some_of(self.places), place
+
+    def note_lines(self, place: int) -> None:
+        """A log line at this place was written in the trace."""
+        self.logs = *some_of(self.logs), place
 
 
 class Index:
@@ -154,6 +181,8 @@ class Index:
         self._reading = threading.Lock()
         self._writing = threading.RLock()
         self._shapes: dict[_Shape, int] = {}
+        self._counting = threading.Lock()
+        self._counts: dict[str, tuple[int, float]] = {}
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -330,7 +359,8 @@ class Index:
         return int(row[0]), int(row[1])
 
     def flows(self) -> int:
-        return int(self._read("select count(*) from flow where listed = 1")[0][0])
+        """How many there are; of so many that counting takes its time, how many there were lately."""
+        return self._counted("select count(*) from flow where listed = 1")
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -342,7 +372,7 @@ class Index:
         return int(found[0][0]) if found else None
 
     def places(self, id_: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The chunks of spans, and of log lines, that mention an id."""
+        """The chunks of spans, and of log lines, that mention an id, ascending; of too many as `some_of`."""
         found = self._read("select places, logs from flow where id = ?", (id_,))
         if not found:
             return (), ()
@@ -378,8 +408,19 @@ class Index:
         return found
 
     def count_unanalysed(self) -> int:
-        sql = "select count(*) from flow indexed by listing where listed = 1 and analysed = 0"
-        return int(self._read(sql)[0][0])
+        """How many flows were not built yet; as `flows`."""
+        return self._counted("select count(*) from flow indexed by listing where listed = 1 and analysed = 0")
+
+    def _counted(self, sql: str) -> int:
+        with self._counting:
+            began_s = time.monotonic()
+            if (known := self._counts.get(sql)) is not None and began_s < known[1]:
+                return known[0]
+            found = int(self._read(sql)[0][0])
+            ended_s = time.monotonic()
+            took_s = ended_s - began_s
+            self._counts[sql] = found, ended_s + (_COUNTED_SELDOM * took_s if took_s > _QUICK_S else 0)
+            return found
 
     def find(self, query: Query, limit: int, before: tuple[int, bytes] | None) -> list[Summary]:
         """Rows that meet all terms but those of attributes, the latest first."""

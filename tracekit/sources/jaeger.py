@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from tracekit import semconv
-from tracekit.collector.archive import Built, Page
+from tracekit.collector.archive import Built, Page, summary_of
 from tracekit.collector.reach import flow_spans
 from tracekit.flow import Knowledge, build_flow, build_flows, facts
 from tracekit.flow.search import TextTerm, matches, parse
@@ -80,8 +80,6 @@ class Jaeger:
 
     def build(self, flow_id: str) -> Built | None:
         """The flow as it is now; None where nothing of it is known."""
-        from tracekit.collector.disk import summary_of
-
         flow = self.flow(flow_id)
         return None if flow is None else Built(summary_of(flow), flow)
 
@@ -100,8 +98,6 @@ class Jaeger:
 
     def find(self, query: Query, limit: int, after: str | None) -> Page:
         """Flows that meet the query, the latest first. Raises ValueError for an `after` that no page gave."""
-        from tracekit.collector.disk import summary_of
-
         until, last_id = _cursor(after) if after is not None else (self._now_ns(), "")
         named = [term.value for term in query if isinstance(term, TextTerm) and _names_service(term)]
         flows = self._latest(named[:1] or self.services(), until)
@@ -116,8 +112,6 @@ class Jaeger:
 
     def settled(self, query: Query, known: OrderedDict[str, int]) -> Iterator[Built]:
         """Flows that are done, or grew after that, since the last call; `known` is what that one left."""
-        from tracekit.collector.disk import summary_of
-
         for flow in sorted(self._latest(self.services(), self._now_ns()), key=lambda each: each.end_ns):
             size = len(flow.spans)
             if known.get(flow.id) == size or not self._is_quiet(flow.spans):

@@ -91,7 +91,7 @@ class JaegerArchive(DiskStore):
                 self._unreached = str(error)
                 continue
             if built:
-                self._tell(built)
+                self._builder.tell(built)
 
 
 @contextmanager
