@@ -425,13 +425,76 @@ def test_calls_over_grpc_that_do_not_fit_in_are_told_to_come_again_at_once() -> 
     with CollectorServer(BlockedStore()) as collector, ExitStack() as opened:
         exports = [opened.enter_context(channel(collector)) for _ in range(3)]
         calls = [export.future(GOOD, timeout=60) for export in exports for _ in range(45)]
-        refused = [call for _, call in zip(range(31), as_completed(calls), strict=False)]
+        refused = [call for _, call in zip(range(27), as_completed(calls), strict=False)]
         blocked(collector).go_on.set()
 
-        # Four had a thread, a hundred waited for one.
+        # Eight had a turn, a hundred waited for one.
         codes = Counter(call.code() for call in calls)
         assert {retry_of(call) for call in refused} == {2}
-    assert codes == {grpc.StatusCode.OK: 104, grpc.StatusCode.UNAVAILABLE: 31}
+    assert codes == {grpc.StatusCode.OK: 108, grpc.StatusCode.UNAVAILABLE: 27}
+
+
+def test_more_calls_than_are_ever_kept_are_told_to_come_again() -> None:
+    with CollectorServer(BlockedStore()) as collector, ExitStack() as opened:
+        exports = [opened.enter_context(channel(collector)) for _ in range(10)]
+        calls = [export.future(GOOD, timeout=60) for export in exports for _ in range(60)]
+        refused = [call for _, call in zip(range(492), as_completed(calls), strict=False)]
+        blocked(collector).go_on.set()
+
+        assert {(call.code(), retry_of(call)) for call in refused} == {(grpc.StatusCode.UNAVAILABLE, 2)}
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def half_calls(number: int) -> bytes:
+    """So many calls on one connection, each with the begin of its message."""
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        b":authority": b"localhost",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+    }
+    block = b"".join(bytes([0, len(k)]) + k + bytes([len(v)]) + v for k, v in headers.items())
+    begin = b"\0" + (1 << 20).to_bytes(4, "big") + b"x" * 100
+    calls = (frame(1, 4, 2 * at + 1, block) + frame(0, 0, 2 * at + 1, begin) for at in range(number))
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + b"".join(calls)
+
+
+@pytest.mark.parametrize(("connections", "each"), [(1, 10), (20, 90)])
+def test_calls_whose_message_does_not_come_keep_nobody_out(connections: int, each: int) -> None:
+    with CollectorServer() as collector, ExitStack() as opened:
+        for _ in range(connections):
+            opened.enter_context(connected(collector.grpc_port)).sendall(half_calls(each))
+        export = opened.enter_context(channel(collector))
+
+        assert export(GOOD, timeout=4) == b""
+
+
+def test_calls_whose_message_does_not_come_cost_no_thread() -> None:
+    with CollectorServer() as collector, connected(collector.grpc_port) as sender:
+        before = threading.active_count()
+        sender.sendall(half_calls(90))
+        with channel(collector) as export:
+            export(GOOD, timeout=4)
+
+            assert threading.active_count() <= before + 3  # that served it, and the client's
+
+
+def test_a_call_whose_message_does_not_come_in_time_is_told_to_come_again() -> None:
+    with CollectorServer(request_timeout_s=1) as collector, connected(collector.grpc_port) as sender:
+        sender.sendall(half_calls(1))
+        heard = b""
+        while b"did not come in time" not in heard:
+            piece = sender.recv(65536)
+            assert piece, heard
+            heard += piece
+
+        assert collector.status()["refused"] == {"503": 1}
 
 
 def as_completed(calls: list[grpc.Future]) -> Iterator[grpc.Future]:

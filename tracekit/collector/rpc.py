@@ -1,41 +1,49 @@
 """OTLP over gRPC: the three Export services, on bytes.
 
-Bounds: one message as `intake` has it, and so many at once as there are threads, for gRPC reads a message
-only once a thread waits for it. `MAX_WAITING` more wait for theirs, as long as the intake lets anybody wait;
-further ones are told to come again.
+On gRPC's core, for `grpc.server` gives each call a thread before its message is there, and says of those for
+which it has none what OTLP takes for the end: RESOURCE_EXHAUSTED without RetryInfo. `grpc.aio` shares one
+queue among all event loops of a process, the application's too.
+
+Bounds: one message as `intake` has it, and `AT_ONCE` that are received or taken in. `MAX_WAITING` calls more
+wait for their turn, as long as the intake lets anybody wait; it goes around among the connections. One that
+has its turn and does not send loses it, to those that wait, after `PATIENCE_S`. Who is turned away, or loses
+its turn, is told to come again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-
-# Not `grpc.server`: other people's instrumentation puts a function that traces in its place.
-from grpc._server import create_server
+from grpc._cython import cygrpc
 
 from tracekit.collector.intake import MAX_REQUEST_BYTES, MAX_WAIT_S, Refusal, busy
-from tracekit.otlp import encode_status
+from tracekit.otlp import UNIMPLEMENTED, encode_status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tracekit.collector.intake import Intake
     from tracekit.otlp import Signal
 
-_METHODS: Final[dict[str, Signal]] = {
-    "/opentelemetry.proto.collector.trace.v1.TraceService/Export": "traces",
-    "/opentelemetry.proto.collector.logs.v1.LogsService/Export": "logs",
-    "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export": "metrics",
+_METHODS: Final[dict[bytes, Signal]] = {
+    b"/opentelemetry.proto.collector.trace.v1.TraceService/Export": "traces",
+    b"/opentelemetry.proto.collector.logs.v1.LogsService/Export": "logs",
+    b"/opentelemetry.proto.collector.metrics.v1.MetricsService/Export": "metrics",
 }
-_THREADS: Final = 4
+AT_ONCE: Final = 8
 MAX_WAITING: Final = 100
+PATIENCE_S: Final = 0.5
+_LOOK_S: Final = 0.1
 _GRACE_S: Final = 1.0
 _HANDSHAKE_S: Final = 5  # for so long a crowd that says nothing keeps others out; they try again for longer
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS: Final = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
+_OK: Final = 0
+_NO_FLAGS: Final = 0
 _IDENTITY_AND_GZIP: Final = 1 << 0 | 1 << 2
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -46,14 +54,17 @@ _OPTIONS: Final = (
 
 
 class GrpcServer:
-    """A gRPC server on a port of its own; started when made."""
+    """A gRPC server on a port of its own; started when made.
+
+    One thread hears of all that happens to calls; `AT_ONCE` others hand messages to the intake.
+    """
 
     def __init__(
         self, intake: Intake, host: str, port: int, request_timeout_s: int, max_connections: int
     ) -> None:
         """Raises RuntimeError where the port cannot be had; port 0 takes a free one."""
-        # gRPC ends no request that does not come to its end, only the connection: told to come anew after
-        # half of the time, and closed after the other half.
+        # The core ends no call that does not come to its end, only the connection: told to come anew after
+        # half of the time, and closed after the other half. So we end the call, after half of it.
         half_ms = request_timeout_s * 500
         options = (
             *_OPTIONS,
@@ -62,74 +73,214 @@ class GrpcServer:
             ("grpc.max_connection_age_grace_ms", half_ms),
             ("grpc.max_allowed_incoming_connections", max_connections),
         )
-        self._threads = _Threads(_THREADS, thread_name_prefix="tracekit-collector-grpc")
-        self._refusing = ThreadPoolExecutor(1, thread_name_prefix="tracekit-collector-grpc-refusing")
-        handlers = (_Exports(intake, self._threads, self._refusing),)
-        self._server = create_server(
-            self._threads, handlers, (), options, _THREADS + 2 * MAX_WAITING, None, False
-        )
-        self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        self._intake = intake
+        self._message_timeout_s = request_timeout_s / 2
+        self._lock = threading.RLock()  # of all that follows
+        self._line = _Line()
+        self._turns: dict[_Call, None] = {}  # those who have one, the earliest first
+        self._due = 0  # what the core will yet tell
+        self._is_stopping = False
+        self._is_over = False
+        self._looked_at_s = 0.0
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tracekit-collector-grpc-intake")
+        self._events = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(options, False)
+        self._server.register_completion_queue(self._events)
+        self.port: int = self._server.add_http2_port(f"{host}:{port}".encode())
+        if self.port == 0:
+            raise RuntimeError("gRPC does not get it")
         self._server.start()
+        self._ask_for_a_call()
+        self._thread = threading.Thread(target=self._run, name="tracekit-collector-grpc", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Finish what is under way, for a second at most, and give the port back."""
-        self._server.stop(_GRACE_S).wait()
+        with self._lock:
+            self._is_stopping = True
+            self._due += 1
+            self._server.shutdown(self._events, _nothing)
+        self._thread.join(_GRACE_S)
+        if self._thread.is_alive():
+            with self._lock:
+                self._server.cancel_all_calls()
+            self._thread.join()
         self._threads.shutdown()
-        self._refusing.shutdown()
 
+    # -- what the core tells ----------------------------------------------------------------------
 
-class _Threads(ThreadPoolExecutor):
-    """Threads that know how many calls wait for one."""
+    def _run(self) -> None:
+        while True:
+            event = self._events.poll(time.time() + _LOOK_S)
+            with self._lock:
+                if event.completion_type != cygrpc.CompletionType.queue_timeout:
+                    self._due -= 1
+                    event.tag(event)
+                event = None  # what it refers to keeps the core from ending
+                if self._is_stopping and self._due == 0:
+                    self._is_over = True
+                    self._server.destroy()
+                    return
+                self._look()
 
-    def __init__(self, most: int, thread_name_prefix: str) -> None:
-        super().__init__(most, thread_name_prefix)
-        self._counting = threading.Lock()
-        self.waiting = 0
+    def _ask_for_a_call(self) -> None:
+        with self._lock:
+            if not self._is_stopping:
+                self._due += 1
+                self._server.request_call(self._events, self._events, self._begin)
 
-    def submit(self, function: Any, /, *given: Any, **named: Any) -> Future[Any]:
-        with self._counting:
-            self.waiting += 1
-        return super().submit(self._begin, function, given, named)
-
-    def _begin(self, function: Any, given: Any, named: Any) -> Any:
-        with self._counting:
-            self.waiting -= 1
-        return function(*given, **named)
-
-
-class _Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
-    """What is to be done with a call; asked before it waits for a thread."""
-
-    def __init__(self, intake: Intake, threads: _Threads, refusing: ThreadPoolExecutor) -> None:
-        self._intake = intake
-        self._threads = threads
-        self._refusing = refusing
-
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        signal = _METHODS.get(call.method)
+    def _begin(self, event: Any) -> None:
+        self._ask_for_a_call()
+        if not event.success:
+            return
+        signal = _METHODS.get(event.call_details.method)
+        call = _Call(event.call, signal)
+        self._start(call, partial(self._end, call), cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
         if signal is None:
-            return None
-        until = time.monotonic() + MAX_WAIT_S
-        export = partial(_export, self._intake, signal, until)
-        if self._threads.waiting >= MAX_WAITING:
-            export = partial(_export, self._intake, signal, 0.0)
-            export.experimental_thread_pool = self._refusing  # type: ignore[attr-defined]  # gRPC's name for it
-        return grpc.unary_unary_rpc_method_handler(export)
+            self._answer(call, UNIMPLEMENTED, f"there is no {event.call_details.method.decode('latin-1')}")
+            return
+        if (too_many := self._line.add(call)) is not None:
+            self._refuse(too_many, busy("too much is under way at once"))
+        self._go_on()
 
+    def _read(self, call: _Call, event: Any) -> None:
+        message: bytes | None = event.batch_operations[0].message()
+        if call.is_over:
+            return
+        if message is None:
+            self._answer(call, UNIMPLEMENTED, "a call brings one message; this one brought none")
+            return
+        call.is_whole = True
+        self._threads.submit(self._export, call, message)
 
-def _export(
-    intake: Intake, signal: Signal, until: float, body: bytes, context: grpc.ServicerContext
-) -> bytes:
-    if not context.is_active():
-        return b""  # the sender has given up, and sends it again
-    try:
-        if time.monotonic() > until:
-            refusal = busy("too much is under way at once")
-            intake.refuse(signal, refusal)
-            raise refusal
-        return intake.take_in(signal, body, "protobuf")
-    except Refusal as refusal:
+    def _end(self, call: _Call, event: Any) -> None:
+        if event.batch_operations[0].cancelled():
+            self._leave(call)
+
+    # -- what becomes of a call -------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Turn away who has waited for too long, and who has a turn and does not send."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s < _LOOK_S:
+            return
+        self._looked_at_s = now_s
+        for call in [each for each in self._line if now_s - each.since_s > MAX_WAIT_S]:
+            self._refuse(call, busy("too much is under way at once"))
+        wanted = len(self._line)
+        for call in [each for each in self._turns if not each.is_whole]:
+            waited_s = now_s - call.since_s
+            if waited_s > self._message_timeout_s or (wanted and waited_s > PATIENCE_S):
+                wanted -= 1
+                self._refuse(call, busy("the message did not come in time"))
+
+    def _go_on(self) -> None:
+        while len(self._turns) < AT_ONCE and (call := self._line.next()) is not None:
+            call.since_s = time.monotonic()
+            self._turns[call] = None
+            self._start(call, partial(self._read, call), cygrpc.ReceiveMessageOperation(_NO_FLAGS))
+
+    def _export(self, call: _Call, message: bytes) -> None:
+        assert call.signal is not None
+        if call.is_over:
+            return  # the sender has given up, and sends it again
+        try:
+            answer = self._intake.take_in(call.signal, message, "protobuf")
+        except Refusal as refusal:
+            self._answer_refusal(call, refusal)
+        else:
+            self._answer(call, _OK, "", answer)
+
+    def _refuse(self, call: _Call, refusal: Refusal) -> None:
+        self._intake.refuse(call.signal, refusal)
+        self._answer_refusal(call, refusal)
+
+    def _answer_refusal(self, call: _Call, refusal: Refusal) -> None:
         status = encode_status(refusal.code, refusal.reason, "protobuf", refusal.retry_after_s)
-        context.set_trailing_metadata(((_DETAILS, status),))
-        context.abort(_CODES[refusal.code], refusal.reason)
-        raise  # abort has raised already
+        self._answer(call, refusal.code, refusal.reason, status=status)
+
+    def _answer(
+        self, call: _Call, code: int, reason: str, answer: bytes | None = None, status: bytes | None = None
+    ) -> None:
+        further = None if status is None else ((_DETAILS, status),)
+        operations = [
+            cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(further, code, reason.encode(), _NO_FLAGS),
+        ]
+        if answer is not None:
+            operations.append(cygrpc.SendMessageOperation(answer, _NO_FLAGS))
+        with self._lock:
+            if not call.is_over and not self._is_over:
+                self._start(call, _nothing, *operations)
+            self._leave(call)
+
+    def _leave(self, call: _Call) -> None:
+        call.is_over = True
+        self._line.remove(call)
+        self._turns.pop(call, None)
+        self._go_on()
+
+    def _start(self, call: _Call, told: Callable[[Any], None], *operations: Any) -> None:
+        self._due += 1
+        call.core.start_server_batch(operations, told)
+
+
+class _Call:
+    """One call, from its headers to its answer."""
+
+    def __init__(self, core: Any, signal: Signal | None) -> None:
+        self.core = core
+        self.signal = signal
+        self.connection: bytes = core.peer()
+        self.since_s = time.monotonic()  # it waits for its turn, or has it
+        self.is_whole = False
+        self.is_over = False
+
+
+class _Line:
+    """The calls that wait, by their connections, which take turns.
+
+    Bound: `MAX_WAITING`; of more, the latest one goes of the connection that has most.
+    """
+
+    def __init__(self) -> None:
+        self._connections: OrderedDict[bytes, deque[_Call]] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[_Call]:
+        return (call for calls in self._connections.values() for call in calls)
+
+    def add(self, call: _Call) -> _Call | None:
+        """The call that has no room now, if any; it is in the line until it is removed."""
+        self._connections.setdefault(call.connection, deque()).append(call)
+        self._size += 1
+        if self._size <= MAX_WAITING:
+            return None
+        return max(self._connections.values(), key=len)[-1]
+
+    def next(self) -> _Call | None:
+        """The call whose turn it is, taken out of the line."""
+        if not self._connections:
+            return None
+        connection, calls = next(iter(self._connections.items()))
+        self._connections.move_to_end(connection)
+        call = calls[0]
+        self.remove(call)
+        return call
+
+    def remove(self, call: _Call) -> None:
+        """Take it out; nothing, where it does not wait."""
+        calls = self._connections.get(call.connection)
+        if calls is None or call not in calls:
+            return
+        calls.remove(call)
+        self._size -= 1
+        if not calls:
+            del self._connections[call.connection]
+
+
+def _nothing(_event: Any) -> None:
+    """Told where there is nothing to do."""
