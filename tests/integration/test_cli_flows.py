@@ -367,7 +367,7 @@ def test_a_flow_that_grows_is_told_again_and_one_that_is_sent_again_is_not(tmp_p
     with serving(tmp_path) as running, tailing(running) as tail:
         assert tail.stdout is not None
         source = ApiSource(running.api)
-        heard = source._told(source._web.open("/api/events", PATIENCE_S))  # from now on
+        heard = source._told(source._web.open("/api/events"))  # from now on
         for spans in ([entry], [entry], [entry, late]):
             running.send(spans)
             assert isinstance(next(heard), Summary)

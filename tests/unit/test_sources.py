@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -171,6 +172,89 @@ def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = answer(b" " * 2**21)
     with answering(endless) as source, pytest.raises(SourceError, match="answers more than 1 MiB"):
         source.find("")
+
+
+ENDLESS: Final = {
+    "a header, byte by byte": (b"HTTP/1.1 200 OK\r\nx-a: ", b"b", 0.02),
+    "headers, one by one": (b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n", 0.02),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.0),
+    "one header": (b"HTTP/1.1 200 OK\r\nx-a: ", b"b" * 4096, 0.0),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n", 0.0),
+    "a body, byte by byte": (b"HTTP/1.1 200 OK\r\n\r\n", b" ", 0.02),
+    "trailers": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n", 0.02),
+    "a refusal": (b"HTTP/1.1 400 Bad\r\n\r\n", b" ", 0.02),
+    "a redirect": (b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", b" ", 0.02),
+}
+
+
+@contextmanager
+def going_on(first: bytes, piece: bytes, pause_s: float) -> Iterator[ApiSource]:
+    """A server whose answers have no end, as long as somebody reads them; fails where that is too long."""
+    is_over = threading.Event()
+    by = time.monotonic() + 5
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline()
+            self.parse_request()
+            self.close_connection = True
+            with suppress(OSError):
+                self.wfile.write(first)
+                while not is_over.wait(pause_s) and time.monotonic() < by:
+                    self.wfile.write(piece)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield ApiSource(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            is_over.set()
+            server.shutdown()
+            thread.join()
+    assert time.monotonic() < by
+
+
+@pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
+def test_what_never_ends_is_left_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, endless: tuple[bytes, bytes, float]
+) -> None:
+    monkeypatch.setattr(web, "_ANSWER_S", 0.3)
+    with going_on(*endless) as source, pytest.raises(SourceError, match="--server URL"):
+        source.find("")
+
+
+@pytest.mark.parametrize("endless", [*ENDLESS][:5])
+def test_who_follows_waits_for_the_first_event_but_not_for_headers_without_end(
+    monkeypatch: pytest.MonkeyPatch, endless: str
+) -> None:
+    monkeypatch.setattr(web, "_ANSWER_S", 0.3)
+    with going_on(*ENDLESS[endless]) as source, pytest.raises(SourceError, match="--server URL"):
+        next(source.follow(""))
+
+
+def test_a_stream_may_be_silent_for_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_ANSWER_S", 0.05)
+    event = f"event: flow\ndata: {json.dumps(SUMMARY)}\n\n".encode()
+    with going_on(stream(), event, 0.2) as source:
+        assert [*islice(source.follow(""), 2)] == [KNOWN, KNOWN]
+
+
+def test_a_line_of_a_stream_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_SILENCE_S", 0.3)
+    with going_on(stream(), b"x", 0.02) as source:
+        told = next(source.follow(""))
+
+    assert told == Notice(f"the connection to {source.url} was lost; trying again")
+
+
+def test_a_redirect_is_followed_by_http_alone() -> None:
+    there = answer(b"", "302 Found\r\nlocation: ftp://127.0.0.1:1/")
+    with answering(there) as source, pytest.raises(SourceError, match="302 Found"):
+        source.find("")
+    here = answer(b"", "302 Found\r\nlocation: /elsewhere")
+    with answering(here, as_json({"flows": [], "next": None})) as source:
+        assert source.find("") == Page(())
 
 
 def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
 
 from tracekit.collector.archive import Page, Summary
+from tracekit.collector.exchange import Deadline
 from tracekit.flow import Flow, Knowledge, build_flow
 from tracekit.model import LogLine, Service
 from tracekit.sources.source import Notice
 from tracekit.sources.web import BROKEN, READ_S, NotReachedError, SourceError, Web
 
 if TYPE_CHECKING:
-    import http.client
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from tracekit.collector.exchange import Answer
     from tracekit.sources.web import Json
 
 API_PORT: Final = 4320
 DEFAULT_SERVER: Final = f"http://127.0.0.1:{API_PORT}"
 
 _MAX_EVENT_BYTES: Final = 1024 * 1024
+_FRAMING: Final = 64 * 1024
 _SILENCE_S: Final = 60.0
-"""So long a stream of events may be silent, its signs of life included."""
+"""So long a line of a stream of events may take: its server gives signs of life."""
 _IS_EVENT_ID: Final = re.compile("[0-9]{1,18}").fullmatch
 _AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Pauses before a stream is opened again; the last one from then on."""
@@ -95,7 +97,7 @@ class ApiSource:
 
     def follow(self, query: str) -> Iterator[Summary | Notice]:
         path = f"/api/events?{urlencode({'query': query})}"
-        stream = self._web.open(path, _SILENCE_S)
+        stream = self._web.open(path)
         latest = ""
         while True:
             with closing(stream):
@@ -109,7 +111,7 @@ class ApiSource:
         """The answer to a path, which must be a JSON object."""
         return self._web.json(path)
 
-    def _told(self, stream: http.client.HTTPResponse) -> Generator[Summary | Notice, None, str]:
+    def _told(self, stream: Answer) -> Generator[Summary | Notice, None, str]:
         """What a stream of events says, until it ends or breaks off; gives the id of its last event."""
         events, latest = _events(stream), ""
         while True:
@@ -122,18 +124,22 @@ class ApiSource:
             elif name == "lost":
                 yield self._web.read_by(_lost, _parsed(data))
 
-    def _open_again(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _open_again(self, path: str, headers: Mapping[str, str]) -> Answer:
         for pause_s in chain(_AGAIN_S, repeat(_AGAIN_S[-1])):
             time.sleep(pause_s)
             with suppress(NotReachedError):
-                return self._web.open(path, _SILENCE_S, headers)
+                return self._web.open(path, headers)
         raise AssertionError("there is always a next try")
 
 
-def _events(stream: http.client.HTTPResponse) -> Iterator[tuple[str, str, str]]:
+def _events(stream: Answer) -> Iterator[tuple[str, str, str]]:
     """Last id, name and data of each Server-Sent Event. Source: the HTML standard, "Server-sent events"."""
     latest, name, data, room = "", "message", list[str](), _MAX_EVENT_BYTES
-    while line := stream.readline(_MAX_EVENT_BYTES):
+    while True:
+        stream.allow(Deadline.within(_SILENCE_S), 2 * _MAX_EVENT_BYTES + _FRAMING)
+        line = stream.readline(_MAX_EVENT_BYTES)
+        if not line:
+            return
         room -= len(line)
         if not line.endswith(b"\n") or room < 0:
             raise OSError("an event that has no end")

@@ -5,13 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import time
 from contextlib import closing
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
+
+from tracekit.collector.exchange import Answer, Deadline, bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +56,8 @@ class LostError(NotFoundError):
 class Web:
     """Whom to ask, at a URL. The proxies of the environment count, but not for this machine.
 
-    Bounds: `MAX_ANSWER_BYTES` of an answer, which may take 30 s in all.
+    Bounds: `MAX_ANSWER_BYTES` of an answer, which may take 30 s in all, its redirects included, and of its
+    headers what `exchange` has.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class Web:
         self._start = start
         self._option = option
         self._silence_s = silence_s
-        self._opener = build_opener(*([ProxyHandler({})] if host in LOOPBACK else []))
+        self._opener = build_opener(
+            _Http, _Https, _Redirects, *([ProxyHandler({})] if host in LOOPBACK else [])
+        )
 
     def json(self, path: str) -> Json:
         """The answer to a path, which must be a JSON object."""
@@ -88,9 +100,8 @@ class Web:
 
     def read(self, path: str) -> bytes:
         """The body of an answer."""
-        until = time.monotonic() + _ANSWER_S
         body = bytearray()
-        with closing(self.open(path, self._silence_s)) as answer:
+        with closing(self.open(path)) as answer:
             try:
                 while piece := answer.read1(_CHUNK):
                     body += piece
@@ -98,23 +109,21 @@ class Web:
                         raise SourceError(
                             f"{self.url}{path} answers more than {MAX_ANSWER_BYTES >> 20} MiB; ask for less"
                         )
-                    if time.monotonic() > until:
-                        raise TimeoutError(f"no end within {_ANSWER_S:.0f} s")
                 if answer.length:  # http.client says it only where all is read at once
                     raise http.client.IncompleteRead(bytes(body), answer.length)
             except BROKEN as error:
                 raise NotReachedError(
-                    f"{self.url} broke off in the middle of an answer: {_said(error)}"
+                    f"{self.url} broke off in the middle of an answer: {_said(error)}. Try it again; "
+                    f"or say what else to ask: {self._option} URL"
                 ) from error
         return bytes(body)
 
-    def open(
-        self, path: str, timeout_s: float, headers: Mapping[str, str] = MappingProxyType({})
-    ) -> http.client.HTTPResponse:
-        """An answer under way."""
-        request = Request(self.url + path, headers={**headers})  # noqa: S310 - it is http or https
+    def open(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        """An answer under way; who reads a stream says anew how long it may take."""
+        request = _Request(self.url + path, headers={**headers})
+        request.deadline = Deadline.within(_ANSWER_S)
         try:
-            return cast("http.client.HTTPResponse", self._opener.open(request, timeout=timeout_s))
+            return cast("Answer", self._opener.open(request, timeout=self._silence_s))
         except HTTPError as error:
             with error:
                 raise self._refusal(error) from error
@@ -157,6 +166,44 @@ class Web:
             return reader(found)
         except GARBAGE as error:
             raise self.strange() from error
+
+
+class _Request(Request):
+    """A request that is over by a deadline, wherever it is sent on to."""
+
+    deadline: Deadline
+
+
+class _Http(HTTPHandler):
+    def do_open(self, http_class: Any, req: Request, **given: Any) -> http.client.HTTPResponse:
+        return super().do_open(partial(_bounded, http_class, cast("_Request", req).deadline), req, **given)
+
+
+class _Https(HTTPSHandler):
+    def do_open(self, http_class: Any, req: Request, **given: Any) -> http.client.HTTPResponse:
+        return super().do_open(partial(_bounded, http_class, cast("_Request", req).deadline), req, **given)
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects by HTTP: what else urllib follows has no deadline."""
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        found = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if found is None or not _host(newurl):
+            return None
+        further = _Request(found.full_url, None, found.headers, found.origin_req_host, unverifiable=True)
+        further.deadline = cast("_Request", req).deadline
+        return further
+
+
+def _bounded(
+    http_class: type[http.client.HTTPConnection], deadline: Deadline, host: str, **given: Any
+) -> http.client.HTTPConnection:
+    connection = http_class(host, **given)
+    bound(connection, deadline, 2 * MAX_ANSWER_BYTES)  # framing included
+    return connection
 
 
 def _host(url: str) -> str | None:
