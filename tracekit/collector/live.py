@@ -1,12 +1,14 @@
 """Live: flows as Server-Sent Events, to all who watch, while they are built.
 
 An event is made once for all who watch with the same query. Bounds: in each `TICK_S` seconds at most
-`MAX_FLOWS` flows a query, out of `MAX_PENDING` that were built; `MAX_WATCHERS` watchers, with `MAX_QUERIES`
-different queries; `MAX_BEHIND` bytes that one may be behind: who reads more slowly loses events. What is
-left out, a `lost` event tells. The last `MAX_KEPT` events of a query, in `MAX_KEPT_BYTES`, are kept for who
-comes again, for `KEPT_S` seconds after the last of its watchers went. While nobody watches, it costs nothing.
+`MAX_FLOWS` flows a query, out of `MAX_PENDING` that were built and those that are matched within `MATCH_S`;
+`MAX_WATCHERS` watchers, with `MAX_QUERIES` different queries; `MAX_BEHIND` bytes that one may be behind: who
+reads more slowly loses events. What is left out, a `lost` event tells. The last `MAX_KEPT` events of a query,
+in `MAX_KEPT_BYTES`, are kept for who comes again, for `KEPT_S` seconds after the last of its watchers went.
+While nobody watches, it costs nothing.
 
-An archive may call it from any thread; all the rest belongs to one event loop.
+An archive may call it from any thread; all the rest belongs to one event loop, but for the matching, which
+takes what it takes.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from tracekit.collector import views
 from tracekit.flow.search import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from tracekit.collector.archive import Built
     from tracekit.collector.cut import Object
     from tracekit.flow.search import Query
 
 TICK_S: Final = 0.1
+MATCH_S: Final = 1.0
 STATUS_S: Final = 5.0
 KEPT_S: Final = 60.0
 MAX_FLOWS: Final = 50
@@ -123,6 +126,7 @@ class Live:
         self._feeds: dict[Query, _Feed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pulse: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._flushed_at_s = 0.0
         self._lock = threading.Lock()
         self._pending: dict[str, Built] = {}
@@ -194,32 +198,41 @@ class Live:
         return feed
 
     def _wake(self) -> None:
-        """Flush at the end of this tick."""
-        assert self._loop is not None
-        self._loop.call_at(max(self._loop.time(), self._flushed_at_s + TICK_S), self._flush)
+        self._flushing = asyncio.create_task(self._flush())
 
-    def _flush(self) -> None:
-        assert self._loop is not None
-        self._flushed_at_s = self._loop.time()
-        with self._lock:
-            pending, self._pending = self._pending, {}
-            passed_over, self._passed_over = self._passed_over, 0
-            self._is_woken = False
-        data: dict[str, bytes] = {}
-        for query, feed in self._feeds.items():
-            found = [each for each in pending.values() if matches(query, each.flow)]
-            texts = []
-            for each in found[:MAX_FLOWS]:
-                told = data.get(each.summary.id)
-                if told is None:
-                    told = data[each.summary.id] = encoded(views.summary(each.summary))
-                texts.append(feed.add(told))
-            if lost := max(0, len(found) - MAX_FLOWS) + passed_over:
-                texts.append(lost_event(lost))
-            if texts:
-                text = b"".join(texts)
-                for watcher in feed.watchers:
-                    watcher.tell(text, len(found) + passed_over)
+    async def _flush(self) -> None:
+        """Tell what was built, at the end of a tick, until nothing new is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._flushed_at_s + TICK_S - loop.time())
+            self._flushed_at_s = loop.time()
+            with self._lock:
+                pending, self._pending = [*self._pending.values()], {}
+                passed_over, self._passed_over = self._passed_over, 0
+                self._is_woken = bool(pending or passed_over)
+            if not pending and not passed_over:
+                return
+            queries = [*self._feeds]
+            found, left = await asyncio.to_thread(_matching, queries, pending)
+            data: dict[str, bytes] = {}
+            for query in queries:
+                if (feed := self._feeds.get(query)) is not None:
+                    self._tell(feed, found[query], left + passed_over, data)
+
+    def _tell(self, feed: _Feed, found: Sequence[Built], lost: int, data: dict[str, bytes]) -> None:
+        """Tell all who watch with this query; what is encoded already is in `data`."""
+        texts = []
+        for each in found[:MAX_FLOWS]:
+            told = data.get(each.summary.id)
+            if told is None:
+                told = data[each.summary.id] = encoded(views.summary(each.summary))
+            texts.append(feed.add(told))
+        if lost_now := max(0, len(found) - MAX_FLOWS) + lost:
+            texts.append(lost_event(lost_now))
+        if texts:
+            text = b"".join(texts)
+            for watcher in feed.watchers:
+                watcher.tell(text, len(found) + lost)
 
     async def _beat(self) -> None:
         """A status every few seconds; a sign of life, where that takes longer to find out."""
@@ -243,6 +256,21 @@ class Live:
             if not feed.watchers and feed.left_at_s < until_s:
                 del self._feeds[query]
         return bool(self._feeds)
+
+
+def _matching(
+    queries: Collection[Query], pending: Sequence[Built]
+) -> tuple[Mapping[Query, Sequence[Built]], int]:
+    """Which flows meet which query; and how many, the last ones, there was no time for."""
+    until_s = time.monotonic() + MATCH_S
+    found: dict[Query, list[Built]] = {query: [] for query in queries}
+    for at, each in enumerate(pending):
+        if time.monotonic() > until_s:
+            return found, len(pending) - at
+        for query, meeting in found.items():
+            if matches(query, each.flow):
+                meeting.append(each)
+    return found, 0
 
 
 def encoded(found: Mapping[str, object]) -> bytes:

@@ -151,7 +151,9 @@ class Traffic:
         )
 
     def _forget(self, now_ns: int) -> None:
-        for minute in [minute for minute in self._minutes if minute < _oldest(now_ns)]:
+        """What is too old; and what is in the future, since the clock was set back."""
+        until = now_ns // MINUTE_NS + 1  # a clock is put right by a second now and then
+        for minute in [minute for minute in self._minutes if not _oldest(now_ns) <= minute <= until]:
             del self._minutes[minute]
 
     def _replace(self, flow: Flow, now_ns: int) -> None:

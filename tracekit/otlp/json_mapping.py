@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ Resources: TypeAlias = "Iterator[tuple[Object, Scopes]]"
 MAX_CONTAINERS: Final = 500_000
 """Objects and lists in a request: two bytes of text become a hundred or more in memory."""
 
+_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _IDS: Final = ("traceId", "spanId", "parentSpanId")
 _NO_ID: Final = base64.b64encode(b"?").decode()  # one byte, which is no id's length
 
@@ -50,9 +52,13 @@ def apart(body: bytes, resources: str, scopes: str, records: str) -> tuple[Objec
 
 
 def _document(body: bytes) -> Object:
-    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
+    if _brackets(body) > MAX_CONTAINERS and _brackets(_TEXT.sub(b"", body)) > MAX_CONTAINERS:
         raise ValueError("too many objects")
     return _object(json.loads(body.decode()))
+
+
+def _brackets(body: bytes) -> int:
+    return body.count(b"{") + body.count(b"[")
 
 
 def dumped(document: Object, resources: str, scopes: str, records: str) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from tracekit.collector.archive import Built, Summary
 from tracekit.collector.live import (
     HEARTBEAT,
+    MATCH_S,
     MAX_BEHIND,
     MAX_FLOWS,
     MAX_KEPT,
@@ -20,6 +21,7 @@ from tracekit.collector.live import (
     lost_event,
 )
 from tracekit.flow import build_flow
+from tracekit.flow.search import parse
 from tracekit.testing.spans import request
 
 FLOW = build_flow([request()])
@@ -100,6 +102,31 @@ def test_who_does_not_read_holds_nobody_up_and_is_told_how_many_it_lost() -> Non
     assert len(behind) < 2 * MAX_BEHIND
     assert 0 < lost(behind) < everything
     assert len(told(behind)) + lost(behind) == everything + 1
+
+
+def test_matching_holds_nobody_up_and_ends_in_time() -> None:
+    large = build_flow([replace(request(), attributes={"items": tuple(range(200_000))})])
+    query = parse('"items" = -1')
+
+    async def seen() -> tuple[bytes, float, float]:
+        live = Live(status)
+        live.enter(query)
+        watcher = live.enter(())
+        loop = asyncio.get_running_loop()
+        live([replace(each, flow=replace(large, id=each.flow.id)) for each in flows(0, MAX_FLOWS)])
+        began_s, longest_s = loop.time(), 0.0
+        asked = asyncio.create_task(until(watcher, MAX_FLOWS))
+        while not asked.done():
+            at_s = loop.time()
+            await asyncio.sleep(0.01)
+            longest_s = max(longest_s, loop.time() - at_s)
+        return await asked, loop.time() - began_s, longest_s
+
+    text, took_s, longest_s = asyncio.run(seen())
+
+    assert lost(text) > 0  # one by one they are more than there is time for
+    assert took_s < 3 * MATCH_S
+    assert longest_s < took_s / 3
 
 
 def test_events_are_batched() -> None:

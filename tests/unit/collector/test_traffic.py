@@ -185,6 +185,16 @@ def test_what_ends_in_the_future_counts_as_now() -> None:
     assert not traffic.seen().services
 
 
+def test_what_was_seen_before_the_clock_was_set_back_is_gone() -> None:
+    clock = Clock(10)
+    traffic = traffic_of(build_flow([request("GET /", 0, 4 * SECOND)]), clock=clock)
+
+    clock.seconds -= 60
+    assert traffic.seen().services
+    clock.seconds -= 3600
+    assert not traffic.seen().services
+
+
 def test_more_names_than_there_is_room_for_are_counted() -> None:
     traffic = Traffic(Clock(), max_counters=20)
     traffic([built(build_flow([span("work", i, i + 1, service=f"s{i}")])) for i in range(30)])

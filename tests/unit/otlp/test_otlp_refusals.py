@@ -256,6 +256,17 @@ def test_an_unreadable_json_request_is_one_error(body: bytes) -> None:
         decode_spans(body, "json")
 
 
+def test_brackets_in_texts_are_no_parts() -> None:
+    name = '[{"\\' * 200_000
+    body = encode_spans([replace(GOOD, name=name)], "json")
+
+    (found,) = decode_spans(body, "json").records
+
+    assert found.name == name
+    with pytest.raises(OtlpError):
+        decode_spans(body[:-1] + b', "more": [{}' + b",{}" * 600_000 + b"]}", "json")
+
+
 @pytest.mark.parametrize("decode", DECODERS)
 @given(body=st.binary(max_size=200))
 @settings(deadline=None, max_examples=100)
