@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import logging
+import re
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
+from tracekit.collector import export
 from tracekit.collector import forward as forwarding
 from tracekit.collector.forward import Forwarder
 from tracekit.collector.memory import MemoryStore
@@ -22,7 +25,7 @@ from tracekit.model import LogLine, Metric, Point, Span
 from tracekit.otlp import encode_logs, encode_metrics, encode_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 SPAN = Span("1" * 32, "2" * 16, "send orders", 1, 2)
 BODIES = {
@@ -150,6 +153,7 @@ def test_what_is_accepted_goes_on_as_it_came() -> None:
                 "forwarded": 5,
                 "refused": 0,
                 "refused_records": 0,
+                "returned": 0,
                 "dropped": {},
                 "waiting": 0,
                 "waiting_bytes": 0,
@@ -272,7 +276,7 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_an_other_side_that_says_nothing_holds_up_nobody(protocol: forwarding.Way) -> None:
+def test_an_other_side_that_says_nothing_holds_up_nobody(protocol: export.Way) -> None:
     with silent() as url:
         forwarder = Forwarder(url, protocol=protocol, max_bytes=3 * len(BODIES["traces"]))
         with CollectorServer(forward=forwarder) as collector:
@@ -328,7 +332,7 @@ def test_an_answer_without_end_is_read_in_part() -> None:
     [(None, None), ("3600", 3600.0), ("soon", None), ("Mon, 01 Jan 1990 00:00:00 GMT", -1)],
 )
 def test_what_retry_after_may_say(asked: str | None, pause_s: float | None) -> None:
-    found = forwarding._seconds(asked)
+    found = export._seconds(asked)
 
     assert found == pause_s or (pause_s == -1 and found is not None and found < 0)
 
@@ -353,7 +357,7 @@ def test_case_10_a_pause_that_is_asked_for_is_capped(monkeypatch: pytest.MonkeyP
         ("http://collector:4317/v1/traces", "grpc", "has no path"),
     ],
 )
-def test_an_endpoint_that_cannot_be_is_an_error(endpoint: str, protocol: forwarding.Way, word: str) -> None:
+def test_an_endpoint_that_cannot_be_is_an_error(endpoint: str, protocol: export.Way, word: str) -> None:
     with pytest.raises(ValueError, match=word) as error:
         Forwarder(endpoint, protocol=protocol)
 
@@ -375,3 +379,163 @@ def test_a_collector_does_not_forward_to_itself(which: str) -> None:
     again = CollectorServer(http_port=first.http_port, grpc_port=first.grpc_port, forward=Forwarder(url))
     with pytest.raises(CollectorError, match="forward to itself"):
         again.start()
+
+
+CIRCLE = (
+    "what was sent on came back, and is not sent on again. "
+    "Name a collector with --forward that does not forward to this one"
+)
+"""What is said of a circle."""
+OTHER_NAMES = ["127.0.0.2", "[::ffff:127.0.0.1]", socket.gethostname()]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def forwarded(collector: CollectorServer) -> Mapping[str, object]:
+    found = collector.status()["forward"]
+    assert isinstance(found, dict)
+    return {name: found[name] for name in ("forwarded", "refused", "returned", "dropped", "waiting")}
+
+
+ONCE = {"forwarded": 1, "refused": 0, "returned": 1, "dropped": {}, "waiting": 0}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_what_comes_back_is_neither_kept_nor_sent_on_again(
+    name: str, protocol: export.Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    ports = {"http/protobuf": free_port(), "grpc": free_port()}
+    forwarder = Forwarder(f"http://{name}:{ports[protocol]}", protocol=protocol)
+    with (
+        caplog.at_level(logging.ERROR, "tracekit"),
+        CollectorServer(
+            host="0.0.0.0",
+            http_port=ports["http/protobuf"],
+            grpc_port=ports["grpc"],
+            forward=forwarder,
+        ) as collector,
+    ):
+        assert post(collector.http_port, "logs", BODIES["logs"]) == 200
+        until(lambda: forwarded(collector) == ONCE)
+        collector.stop()
+
+        assert forwarded(collector) == ONCE
+        assert [line.body for line in collector.store.logs()] == ["paid"]
+    told = f"forwarding to {forwarder.endpoint} goes in a circle"
+    assert forwarder.troubles() == (f"{told}: {CIRCLE}",)
+    assert caplog.messages == [f"tracekit: {told} (1 in all): {CIRCLE}"]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_circle_of_three_ends_where_it_began(protocol: export.Way) -> None:
+    ports = [free_port() for _ in range(3)]
+    first, second, third = (
+        CollectorServer(
+            http_port=port if protocol == "http/protobuf" else 0,
+            grpc_port=port if protocol == "grpc" else 0,
+            forward=Forwarder(f"http://127.0.0.1:{following}", protocol=protocol),
+        )
+        for port, following in zip(ports, (*ports[1:], ports[0]), strict=True)
+    )
+    with first, second, third:
+        post(first.http_port, "logs", BODIES["logs"])
+        until(lambda: forwarded(first) == ONCE)
+
+        until(lambda: forwarded(second) == forwarded(third) == {**ONCE, "returned": 0})
+        assert [len([*each.store.logs()]) for each in (first, second, third)] == [1, 1, 1]
+
+
+def test_whom_a_request_has_passed_goes_on_with_it() -> None:
+    with upstream() as other, CollectorServer(forward=Forwarder(other.url)) as collector:
+        post(
+            collector.http_port, "logs", BODIES["logs"], via="1.0 fred (an, old one), HTTP/2 p.example:80, x"
+        )
+        post(collector.http_port, "logs", BODIES["logs"], via=", ".join(["1.1 p"] * 16))
+        collector.stop()
+
+        (headers,) = other.headers
+        assert re.fullmatch(
+            "1.0 fred, HTTP/2 p.example:80, 1.1 tracekit-[0-9a-f]{16}", headers.get("via", "")
+        )
+        assert forwarded(collector)["dropped"] == {"too_many_hops": 1}
+        assert len([*collector.store.logs()]) == 2
+
+
+@contextmanager
+def going_on(first: bytes, piece: bytes, pause_s: float) -> Iterator[str]:
+    """The address of a collector whose answers have no end, as long as somebody reads them."""
+    is_over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.close_connection = True
+            with suppress(OSError):
+                self.wfile.write(first)
+                while not is_over.wait(pause_s):
+                    self.wfile.write(piece)
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            is_over.set()
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "pause_s", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx-a: ", b"b", 0.02, "no end within 0.3 s"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n", b"x", 0.02, "no end within 0.3 s"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, "no end within 0.3 s"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 0.0, "more came than an answer may have"),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+            b"x: y\r\n" * 1000,
+            0.0,
+            "more came than an answer may have",
+        ),
+    ],
+)
+def test_an_answer_that_never_ends_is_given_up_and_told(
+    first: bytes, piece: bytes, pause_s: float, said: str
+) -> None:
+    with going_on(first, piece, pause_s) as url, forwarding_to(url, timeout_s=0.3) as forwarder:
+        forwarder.add("traces", BODIES["traces"], "protobuf")
+        until(forwarder.troubles, 5)
+
+        (trouble,) = forwarder.troubles()
+    assert trouble.startswith(f"forwarding to {url} fails: {said}. All is kept here")
+    assert trouble.endswith("too slow, or no OTLP receiver: look at its log, or name another with --forward")
+
+
+def test_an_other_side_that_reads_slowly_is_given_up_and_told() -> None:
+    is_over = threading.Event()
+
+    def drink(listening: socket.socket) -> None:
+        with suppress(OSError):
+            there, _ = listening.accept()
+            with there:
+                while not is_over.wait(0.05):
+                    there.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        thread = threading.Thread(target=drink, args=(listening,))
+        thread.start()
+        with forwarding_to(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.3) as forwarder:
+            forwarder.add("traces", bytes(19_000_000), "protobuf")
+            until(forwarder.troubles, 5)
+        is_over.set()
+        thread.join()

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tracekit.collector.intake import MAX_REQUEST_BYTES, Refusal, busy
+from tracekit.collector.via import HEADER, Via
 from tracekit.otlp import (
     INVALID_ARGUMENT,
     PERMISSION_DENIED,
@@ -101,7 +102,8 @@ async def _taken_in(
     except Refusal as refusal:
         intake.refuse(signal, refusal)
         raise
-    return await intake.take_in_async(signal, request, encoding)
+    via = Via(headers.get(HEADER.encode(), ""), scope["http_version"])
+    return await intake.take_in_async(signal, request, encoding, via)
 
 
 class _GoneError(Exception):

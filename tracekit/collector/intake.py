@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tracekit.collector.seldom import Seldom
+from tracekit.collector.via import Via
 from tracekit.otlp import (
     INTERNAL,
     INVALID_ARGUMENT,
@@ -47,6 +48,7 @@ MAX_WAIT_S: Final = 5.0
 RETRY_AFTER_S: Final = 2
 
 _GRACE_S: Final = 1.0
+_DIRECT: Final = Via()
 
 
 class Refusal(Exception):  # noqa: N818 (it is an answer)
@@ -79,6 +81,7 @@ class _Job:
     signal: Signal
     body: bytes
     encoding: Encoding
+    via: Via
     outcome: Future[_Outcome]
 
 
@@ -107,9 +110,9 @@ class Intake:
         with self._lock:
             return dict(self._refused)
 
-    def take_in(self, signal: Signal, body: bytes, encoding: Encoding) -> bytes:
+    def take_in(self, signal: Signal, body: bytes, encoding: Encoding, via: Via = _DIRECT) -> bytes:
         """Block until the store has what the request holds; the body of the answer. Raises Refusal."""
-        outcome = self._submit(signal, body, encoding)
+        outcome = self._submit(signal, body, encoding, via)
         try:
             return _answer(outcome.result(self._max_wait_s))
         except TimeoutError:
@@ -117,9 +120,11 @@ class Intake:
                 raise self._busy(signal, "others are being taken in for too long") from None
             return _answer(outcome.result())
 
-    async def take_in_async(self, signal: Signal, body: bytes, encoding: Encoding) -> bytes:
+    async def take_in_async(
+        self, signal: Signal, body: bytes, encoding: Encoding, via: Via = _DIRECT
+    ) -> bytes:
         """The same for a task: its event loop goes on meanwhile."""
-        outcome = self._submit(signal, body, encoding)
+        outcome = self._submit(signal, body, encoding, via)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._max_wait_s, outcome.cancel)  # one that is under way goes on
         try:
@@ -161,7 +166,13 @@ class Intake:
         self.refuse(signal, refusal)
         return refusal
 
-    def _submit(self, signal: Signal, body: bytes, encoding: Encoding) -> Future[_Outcome]:
+    def _submit(
+        self, signal: Signal, body: bytes, encoding: Encoding, via: Via = _DIRECT
+    ) -> Future[_Outcome]:
+        if self._forwarder is not None and self._forwarder.is_back(via):  # it is kept already
+            back: Future[_Outcome] = Future()
+            back.set_result(encode_answer(signal, Decoded(()), encoding))
+            return back
         under_way = self._under_way
         if under_way and time.monotonic() - under_way[1] > self._max_wait_s:
             raise self._busy(signal, "another request is being taken in for too long")
@@ -169,7 +180,7 @@ class Intake:
         with self._lock:
             if self._is_closed:
                 raise busy("the collector stops")
-            self._jobs.put(_Job(signal, body, encoding, outcome))
+            self._jobs.put(_Job(signal, body, encoding, via, outcome))
         return outcome
 
     def _run(self) -> None:
@@ -204,7 +215,7 @@ class Intake:
             with self._lock:
                 self._uncounted[job.signal] += decoded.rejected
         if self._forwarder is not None:
-            self._forwarder.add(job.signal, job.body, job.encoding)
+            self._forwarder.add(job.signal, job.body, job.encoding, job.via)
         return encode_answer(job.signal, decoded, job.encoding)
 
     def _count(self) -> None:

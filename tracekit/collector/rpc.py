@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from grpc._cython import cygrpc
 
 from tracekit.collector.intake import MAX_REQUEST_BYTES, MAX_WAIT_S, Refusal, busy
+from tracekit.collector.via import HEADER, Via
 from tracekit.otlp import UNIMPLEMENTED, encode_status
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class GrpcServer:
         if not event.success:
             return
         signal = _METHODS.get(event.call_details.method)
-        call = _Call(event.call, signal)
+        passed = (value for name, value in event.invocation_metadata if name == HEADER)
+        call = _Call(event.call, signal, Via(", ".join(passed), "2"))
         self._start(call, partial(self._end, call), cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
         if signal is None:
             self._answer(call, UNIMPLEMENTED, f"there is no {event.call_details.method.decode('latin-1')}")
@@ -185,7 +187,7 @@ class GrpcServer:
         if call.is_over:
             return  # the sender has given up, and sends it again
         try:
-            answer = self._intake.take_in(call.signal, message, "protobuf")
+            answer = self._intake.take_in(call.signal, message, "protobuf", call.via)
         except Refusal as refusal:
             self._answer_refusal(call, refusal)
         else:
@@ -228,9 +230,10 @@ class GrpcServer:
 class _Call:
     """One call, from its headers to its answer."""
 
-    def __init__(self, core: Any, signal: Signal | None) -> None:
+    def __init__(self, core: Any, signal: Signal | None, via: Via) -> None:
         self.core = core
         self.signal = signal
+        self.via = via
         self.connection: bytes = core.peer()
         self.since_s = time.monotonic()  # it waits for its turn, or has it
         self.is_whole = False
