@@ -143,6 +143,35 @@ def test_a_sender_that_asks_first_need_not_send_what_is_too_large() -> None:
         assert is_cut(sender)  # else what it sends next would be taken for the body
 
 
+@pytest.mark.parametrize(
+    ("codings", "status"), [(b"chunked", 200), (b"Chunked ", 200), (b"gzip, chunked", 501), (b"gzip", 501)]
+)
+def test_of_transfer_codings_there_is_one(codings: bytes, status: int) -> None:
+    with CollectorServer() as collector, connected(collector.http_port) as sender:
+        sender.sendall(HEAD + b"transfer-encoding: %s\r\n\r\n" % codings)
+        sender.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD))
+
+        assert statuses(sender, 1) == [status]
+
+
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_a_sender_that_closes_its_side_is_answered_and_then_closed(ahead: int) -> None:
+    with CollectorServer() as collector, connected(collector.http_port) as sender:
+        sender.sendall(WHOLE * ahead)
+        sender.shutdown(socket.SHUT_WR)
+
+        assert statuses(sender, ahead) == [200] * ahead
+        assert is_cut(sender)
+
+
+def test_a_sender_that_closes_its_side_in_the_middle_is_cut_off() -> None:
+    with CollectorServer() as collector, connected(collector.http_port) as sender:
+        sender.sendall(WHOLE[:-1])
+        sender.shutdown(socket.SHUT_WR)
+
+        assert sender.recv(100) == b""
+
+
 def test_a_sender_that_offers_another_protocol_is_served_in_this_one() -> None:
     # As Java's client does where it may use HTTP/2.
     offer = HEAD + b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"

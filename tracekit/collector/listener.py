@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+SENDS_NO_MORE: Final = "tracekit.sends_no_more"
+"""In the state of a request: its sender has closed its side, and may be gone altogether."""
 _GRACE_S: Final = 1
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _MAX_AHEAD: Final = 32
@@ -166,8 +168,11 @@ class _Connection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # offered another protocol, we stay with this one
-        except httptools.HttpParserError:
-            self._refuse(400, "this is no HTTP/1.1 request")
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, NotImplementedError):
+                self._refuse(501, "of transfer codings there is only chunked here")
+            else:
+                self._refuse(400, "this is no HTTP/1.1 request")
             return
         if self._pending > _MAX_HEADER_BYTES:
             self._refuse(431, f"more than {_MAX_HEADER_BYTES} bytes of headers")
@@ -175,6 +180,9 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MAX_AHEAD:
             raise OverflowError
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and b",".join(codings).strip().lower() != b"chunked":
+            raise NotImplementedError
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -196,6 +204,15 @@ class _Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # ours is stricter
         if self.cycle.response_complete or not self._is_whole:
             self._wait()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's, which uvicorn narrows
+        """Stay for the answer to what came whole, if none has begun; a stream ends, for its reader went."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if not (self._is_whole and cycle) or cycle.response_started:
+            return False
+        cycle.scope["state"][SENDS_NO_MORE] = True
+        cycle.keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
