@@ -7,12 +7,14 @@ No CORS, and an exact content type: so no page in a browser can send anything he
 and the answer is no. The Host header is checked too, against names that are made to point at loopback.
 
 Bounds: one body as `intake` has it, on the wire and inflated; all bodies that are not answered yet
-`MAX_HELD_BYTES`. What does not fit in gets a 503, and may be sent again.
+`MAX_HELD_BYTES`. What does not fit in gets a 503, and may be sent again; where somebody has sent next to
+nothing for `PATIENCE_S`, so does he, and what he had sent makes room.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     _Headers: TypeAlias = dict[bytes, str]
 
 MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+PATIENCE_S: Final = 0.5
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 _ENCODINGS: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
@@ -51,11 +54,17 @@ _GZIP_WINDOW: Final = 31  # zlib's number for a gzip header and trailer around t
 _MAX_READ_AWAY: Final = 64 * 1024 * 1024
 _SLICE: Final = 256 * 1024  # inflated at once: zlib holds its output twice while it returns it
 _SMALL: Final = 4096
+_STEP: Final = 64 * 1024  # who sends less is not seen to go on
 
 
-def create_app(intake: Intake, hosts: Collection[str] | None = LOOPBACK) -> ASGIApp:
+def create_app(
+    intake: Intake,
+    hosts: Collection[str] | None = LOOPBACK,
+    *,
+    now_s: Callable[[], float] = time.monotonic,
+) -> ASGIApp:
     """The application. `hosts` are the names by which it may be called; None: by any."""
-    room = _Room()
+    room = _Room(now_s)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
@@ -63,8 +72,8 @@ def create_app(intake: Intake, hosts: Collection[str] | None = LOOPBACK) -> ASGI
         chunks = _chunks(receive)
         try:
             try:
-                with room.taking() as take:
-                    answer = await _taken_in(intake, scope, headers, encoding, hosts, chunks, take)
+                with room.share() as share:
+                    answer = await _taken_in(intake, scope, headers, encoding, hosts, chunks, share)
             except Refusal as error:
                 refusal = error.with_traceback(None)  # that would hold the body
             else:
@@ -86,7 +95,7 @@ async def _taken_in(
     encoding: Encoding | None,
     hosts: Collection[str] | None,
     chunks: AsyncIterator[bytes],
-    take: Callable[[int], None],
+    share: _Share,
 ) -> bytes:
     """The answer's body. Raises Refusal, which is counted then."""
     signal = _PATHS.get(scope["path"])
@@ -98,7 +107,7 @@ async def _taken_in(
         _check_host(headers, hosts)
         if encoding is None:
             raise Refusal(415, INVALID_ARGUMENT, f"the content type must be {' or '.join(_ENCODINGS)}")
-        request = await _body(headers, chunks, take)
+        request = await _body(headers, chunks, share)
     except Refusal as refusal:
         intake.refuse(signal, refusal)
         raise
@@ -113,25 +122,83 @@ class _GoneError(Exception):
 class _Room:
     """What all requests share that are not answered yet: the bytes that they hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
         self._left = MAX_HELD_BYTES
+        self._coming: dict[_Share, None] = {}  # bodies that are not whole; first who went on longest ago
 
     @contextmanager
-    def taking(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes so many bytes, or raises Refusal; given back at the end of the block."""
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            if size > self._left:
-                raise busy("too much is under way at once")
-            taken += size
-            self._left -= size
-
+    def share(self) -> Iterator[_Share]:
+        """A request's; given back at the end of the block."""
+        share = _Share(self, self._now_s())
+        self._coming[share] = None
         try:
-            yield take
+            yield share
         finally:
-            self._left += taken
+            self._coming.pop(share, None)
+            self._left += share.taken
+            share.pieces.clear()  # whoever still has the share
+
+    def take(self, share: _Share, size: int) -> None:
+        if size > self._left:
+            self._cut(share, size)
+        if size > self._left:
+            raise busy("too much is under way at once")
+        share.taken += size
+        self._left -= size
+
+    def go_on(self, share: _Share) -> None:
+        share.since_s = self._now_s()
+        self._coming[share] = self._coming.pop(share)
+
+    def come_whole(self, share: _Share) -> None:
+        del self._coming[share]
+
+    def _cut(self, asking: _Share, size: int) -> None:
+        """Make room for so many bytes, as far as others have kept us waiting."""
+        too_long_ago_s = self._now_s() - PATIENCE_S
+        for share in list(self._coming):
+            if size <= self._left or share.since_s > too_long_ago_s:
+                return
+            if share is not asking:
+                del self._coming[share]
+                self._left += share.taken
+                share.cut()
+
+
+class _Share:
+    """What one request holds while it is not answered: the pieces of its body."""
+
+    def __init__(self, room: _Room, since_s: float) -> None:
+        self._room = room
+        self._came = 0  # since it was last seen to go on
+        self._is_cut = False
+        self.since_s = since_s
+        self.taken = 0
+        self.pieces: list[bytes | bytearray] = []
+
+    def receive(self, size: int) -> None:
+        """So many bytes came. Raises Refusal where it was cut meanwhile."""
+        if self._is_cut:
+            raise busy("the body came too slowly, and others wanted its place")
+        self._came += size
+        if self._came >= _STEP:
+            self._came = 0
+            self._room.go_on(self)
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises Refusal where there is no room."""
+        self._room.take(self, size)
+
+    def come_whole(self) -> None:
+        """Nothing more is waited for. Raises Refusal as `receive` does."""
+        self.receive(0)
+        self._room.come_whole(self)
+
+    def cut(self) -> None:
+        self._is_cut = True
+        self.taken = 0
+        self.pieces.clear()
 
 
 def _headers(scope: Scope) -> _Headers:
@@ -186,7 +253,7 @@ def _check_host(headers: _Headers, hosts: Collection[str] | None) -> None:
         raise Refusal(403, PERMISSION_DENIED, f"call this collector as one of {', '.join(sorted(hosts))}")
 
 
-async def _body(headers: _Headers, chunks: AsyncIterator[bytes], take: Callable[[int], None]) -> bytes:
+async def _body(headers: _Headers, chunks: AsyncIterator[bytes], share: _Share) -> bytes:
     """The body, inflated. Both sizes are limited while it comes in, so no more than that is ever held."""
     said = headers.get(b"content-encoding", "identity").strip().lower()
     if said not in ("identity", "gzip"):
@@ -194,13 +261,15 @@ async def _body(headers: _Headers, chunks: AsyncIterator[bytes], take: Callable[
     length = headers.get(b"content-length", "")
     if length.isdecimal() and int(length) > MAX_REQUEST_BYTES:
         raise _too_large()
-    body = _Gzipped(take) if said == "gzip" else _Plain(take)
+    body = _Gzipped(share) if said == "gzip" else _Plain(share)
     received = 0
     async for chunk in chunks:
         received += len(chunk)
         if received > MAX_REQUEST_BYTES:
             raise _too_large()
+        share.receive(len(chunk))
         body.add(chunk)
+    share.come_whole()
     return body.whole()
 
 
@@ -223,28 +292,30 @@ class _Plain:
     Small ones are put together: each byte of a sender who sends them singly would take forty.
     """
 
-    def __init__(self, take: Callable[[int], None]) -> None:
-        self._take = take
-        self._pieces: list[bytes | bytearray] = []
+    def __init__(self, share: _Share) -> None:
+        self._share = share
 
     def add(self, chunk: bytes) -> None:
-        self._take(len(chunk))
+        self._share.take(len(chunk))
+        pieces = self._share.pieces
         if len(chunk) > _SMALL:
-            self._pieces.append(chunk)
-        elif self._pieces and isinstance(last := self._pieces[-1], bytearray) and len(last) < _SLICE:
+            pieces.append(chunk)
+        elif pieces and isinstance(last := pieces[-1], bytearray) and len(last) < _SLICE:
             last += chunk
         else:
-            self._pieces.append(bytearray(chunk))
+            pieces.append(bytearray(chunk))
 
     def whole(self) -> bytes:
-        return b"".join(self._pieces)
+        """The body, given away: it is held no more."""
+        pieces, self._share.pieces = self._share.pieces, []
+        return b"".join(pieces)
 
 
 class _Gzipped(_Plain):
     """A body that comes as gzip, kept inflated: one member, nothing after it."""
 
-    def __init__(self, take: Callable[[int], None]) -> None:
-        super().__init__(take)
+    def __init__(self, share: _Share) -> None:
+        super().__init__(share)
         self._size = 0
         self._gzip = zlib.decompressobj(_GZIP_WINDOW)
 
