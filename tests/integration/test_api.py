@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from tracekit.collector.archive import Built
     from tracekit.collector.cut import Json
     from tracekit.model import Span
 
@@ -323,6 +325,8 @@ def test_the_status_tells_what_is_held_and_what_was_refused(archive: DiskStore, 
         ("/api/flows?" + "&".join(f"a{i}=1" for i in range(30)), "more than 20 parameters"),
         ("/api/flows/abc", "32 hexadecimal digits"),
         ("/api/flows/xyzxyz", "32 hexadecimal digits"),
+        ("/api/flows/abcdef%0A", "32 hexadecimal digits"),
+        ("/api/flows/abcdef%0A/logs", "32 hexadecimal digits"),
         ("/api/flows/" + "a" * 33, "it may have 32"),
         ("/api/events?query=and", "all terms must hold"),
     ],
@@ -448,6 +452,68 @@ def test_too_many_questions_at_once_are_refused_and_hold_up_no_event(archive: Di
     status, headers, body = refused.pop().result()
     assert (status, headers["retry-after"]) == (503, "1")
     assert "ask again" in json.loads(body)["error"]
+
+
+class SlowStore(DiskStore):
+    """An archive in which building a flow takes until it is told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        super().__init__(folder)
+
+    def build(self, flow_id: str) -> Built | None:
+        self.entered.set()
+        self.go_on.wait(SOON_S)
+        return super().build(flow_id)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[SlowStore]:
+    with SlowStore(tmp_path / "slow") as archive:
+        yield archive
+        archive.go_on.set()
+
+
+@pytest.mark.parametrize("path", ["/api/status", "/api/flows", "/api/services", "/api/metrics"])
+def test_cheap_questions_do_not_wait_behind_dear_ones(slow: SlowStore, path: str) -> None:
+    with (
+        CollectorServer(slow, pages=create_api(slow)) as server,
+        ThreadPoolExecutor(10) as others,
+    ):
+        client = Client(server.pages_port)
+        flows = [others.submit(client.ask, f"/api/flows/{'1' * 32}") for _ in range(10)]
+        assert slow.entered.wait(SOON_S)
+        status, _, _ = client.ask(path)
+        are_done = [flow.done() for flow in flows]
+        slow.go_on.set()
+
+        assert (status, are_done) == (200, [False] * 10)
+        assert {flow.result()[0] for flow in flows} == {404}
+
+
+def test_a_server_that_stops_waits_for_no_question(slow: SlowStore) -> None:
+    server = CollectorServer(slow, pages=create_api(slow))
+    with server, contextlib.closing(socket.create_connection(("127.0.0.1", server.pages_port))) as asks:
+        asks.sendall(b"GET /api/flows/%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"1" * 32))
+        assert slow.entered.wait(SOON_S)
+        began = time.monotonic()
+        server.stop()
+
+        assert time.monotonic() - began < 5
+        assert not slow.go_on.is_set()
+
+
+def test_a_question_whose_asker_went_keeps_no_place(slow: SlowStore) -> None:
+    with CollectorServer(slow, pages=create_api(slow)) as server:
+        client = Client(server.pages_port)
+        for _ in range(2 * MAX_UNDER_WAY):
+            with socket.create_connection(("127.0.0.1", server.pages_port)) as asks:
+                asks.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+                asks.sendall(b"GET /api/flows/%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"1" * 32))
+        slow.go_on.set()
+
+        assert soon(lambda: client.ask(f"/api/flows/{'1' * 32}")[0], lambda status: status == 404) == 404
 
 
 # -- events -------------------------------------------------------------------------------------------

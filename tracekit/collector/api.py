@@ -6,8 +6,10 @@ For reading only: GET and HEAD. No CORS, so no page of another origin reads an a
 that a page of another site asks, there is none. The Host header is checked, against names that are made to
 point at loopback; and what an answer holds is never run, whatever it looks like.
 
-An archive may read from disk, so it is asked in threads. Bounds: `MAX_UNDER_WAY` questions at a time, more
-get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from what comes in. Each answer
+An archive may read from disk, so it is asked in threads. Cheap questions (how it is, the latest flows) have
+turns of their own, lest they wait behind searches and large flows. Bounds, for both kinds: `MAX_UNDER_WAY`
+questions at a time, more get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from
+what comes in. Nobody waits for an answer that nobody waits for: not the end of the server either. Each answer
 is as large as the table says, OTLP JSON `MAX_OTLP_SPANS` spans and about `MAX_OTLP_BYTES`. For watchers see
 `live`.
 """
@@ -29,9 +31,11 @@ from starlette.routing import Route, Router
 from tracekit.collector import overviews, size, views
 from tracekit.collector.app import LOOPBACK
 from tracekit.collector.archive import LostError
+from tracekit.collector.listener import SENDS_NO_MORE
 from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
 from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
 from tracekit.collector.traffic import Traffic
+from tracekit.collector.turns import FullError, Turns
 from tracekit.flow.search import SearchError, parse
 from tracekit.otlp import encode_spans
 
@@ -47,10 +51,11 @@ if TYPE_CHECKING:
     from tracekit.flow.search import Query
 
 MAX_UNDER_WAY: Final = 64
-MAX_AT_ONCE: Final = 3
+MAX_AT_ONCE: Final = 2
 MAX_OTLP_SPANS: Final = 10_000
 MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
 _MAX_PARAMETERS: Final = 20
+_DEAR: Final = frozenset({"flow", "flow_logs", "flow_otlp"})  # and a search
 _WHOLE_ID: Final = 32
 _EVENTS: Final = "text/event-stream"
 _PORT: Final = re.compile(r":\d+$")
@@ -144,9 +149,8 @@ class _Api:
         self._version = version("tracekit")
         self._traffic = Traffic(now_ns)
         self._live = Live(self._status_event)
-        self._under_way = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._cheap: Turns[Response] = Turns(MAX_AT_ONCE, MAX_UNDER_WAY)
+        self._dear: Turns[Response] = Turns(MAX_AT_ONCE, MAX_UNDER_WAY)
         self._answers: Mapping[str, Callable[[_Given], Response]] = {
             "flows": self._flows,
             "flow": self._flow,
@@ -169,7 +173,7 @@ class _Api:
                 given = read(operation, request.path_params, _query_of(request))
                 if operation.name == "events":
                     return self._events(request, given)
-                return await self._asked(request, self._answers[operation.name], given)
+                return await self._asked(request, operation, given)
             except (ParameterError, SearchError) as error:
                 return _refusal(400, str(error))
             except LostError as error:
@@ -181,21 +185,29 @@ class _Api:
 
         return endpoint
 
-    async def _asked(self, request: Request, answer: Callable[[_Given], Response], given: _Given) -> Response:
+    async def _asked(self, request: Request, operation: Operation, given: _Given) -> Response:
         """The answer, found in a thread."""
-        if self._under_way >= MAX_UNDER_WAY:
-            raise _RefusalError(503, f"{MAX_UNDER_WAY} questions are under way already; ask again")
-        if self._loop is not asyncio.get_running_loop():  # which a semaphore belongs to
-            self._loop, self._turns = asyncio.get_running_loop(), asyncio.Semaphore(MAX_AT_ONCE)
-        self._under_way += 1
+        is_late = False
+
+        def answer() -> Response:
+            if is_late and request.scope.get("state", {}).get(SENDS_NO_MORE):
+                raise _RefusalError(503, "it took a while, and nobody seemed to wait any more; ask again")
+            return self._answers[operation.name](given)
+
+        is_dear = operation.name in _DEAR or bool(given.get("query"))
         try:
-            is_late = self._turns.locked()
-            async with self._turns:
-                if is_late and await request.is_disconnected():
-                    return Response(status_code=400)  # nobody is there to read it
-                return await asyncio.to_thread(answer, given)
+            asked = (self._dear if is_dear else self._cheap).ask(answer)
+        except FullError:
+            raise _RefusalError(503, f"{MAX_UNDER_WAY} questions are under way already; ask again") from None
+        is_late = not asked.running()
+        found = asyncio.wrap_future(asked)
+        gone = asyncio.create_task(_gone(request.receive))
+        try:
+            await asyncio.wait((found, gone), return_when=asyncio.FIRST_COMPLETED)
+            return found.result() if found.done() else Response(status_code=400)  # that nobody reads
         finally:
-            self._under_way -= 1
+            found.cancel()
+            gone.cancel()
 
     def _query(self, given: _Given) -> Query:
         return parse(str(given["query"]), now_ns=self._now_ns())

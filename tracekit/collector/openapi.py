@@ -83,7 +83,7 @@ def _checked(parameter: Parameter, text: str) -> str | int:
     longest = cast("int", schema["maxLength"])
     if len(text) > longest:
         raise ParameterError(f"{parameter.name} has {len(text)} characters; it may have {longest} at most")
-    if "pattern" in schema and not re.search(cast("str", schema["pattern"]), text):
+    if "pattern" in schema and not re.fullmatch(cast("str", schema["pattern"]), text):
         raise ParameterError(f"{parameter.name}={text[:40]!r}: it must be {parameter.description}")
     return text
 
