@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -299,6 +300,46 @@ def test_a_sampler_that_records_a_part_is_no_warning(doctor: Doctor, flow_sink: 
     found = doctor(**{**flow_sink.env, **part})
 
     assert {state for state, _, _ in found.about["settings"]} == {"ok"}
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_endpoint_whose_answer_has_no_end_is_a_failure_with_the_cure(doctor: Doctor, first: bytes) -> None:
+    is_over = threading.Event()
+    by = time.monotonic() + 20
+
+    class Endless(BaseHTTPRequestHandler):
+        """A receiver that goes on with its answer."""
+
+        def do_POST(self) -> None:
+            self.close_connection = True
+            self.rfile.read(int(self.headers["content-length"]))
+            with suppress(OSError):
+                self.wfile.write(first)
+                while not is_over.wait(0.05) and time.monotonic() < by:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" if not first else b"x")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            found = doctor(OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_EXPORTER_OTLP_TIMEOUT="1")
+        finally:
+            is_over.set()
+            server.shutdown()
+            thread.join()
+    for trying in threading.enumerate():
+        if trying.name == "tracekit-doctor":
+            trying.join()
+
+    assert found.about["endpoint"] == [
+        (
+            "failure",
+            f"{url}/v1/traces: its answer has no end within 3 s",
+            "is it an OTLP receiver? Look at its log",
+        )
+    ]
+    assert time.monotonic() < by
 
 
 def test_a_clock_that_is_apart_from_the_endpoint_s_is_a_warning(doctor: Doctor) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import socket
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -14,14 +17,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import getproxies, urlopen
+from urllib.request import getproxies
 
 from tracekit.cli.called import us
 from tracekit.flow.text import duration
 from tracekit.sources import NotFoundError
+from tracekit.sources.web import opened, opener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tracekit._settings import Settings
     from tracekit.flow import Flow
@@ -33,6 +37,8 @@ _SPANS: Final = (_ENTRY, f"process {_QUEUE}", _INNER)
 _LINE: Final = "the doctor's message was processed"
 _WAIT_S: Final = 0.02
 _SEND_S: Final = 5.0
+_EXPORT_S: Final = 10.0
+_LATE_S: Final = 2.0
 _COME_BACK_S: Final = 5.0
 _LOOK_S: Final = 0.02
 _SLACK_NS: Final = 2_000_000
@@ -81,7 +87,17 @@ def probe(signal: str, settings: Settings) -> Probe:
             if reason := _unreached(url):
                 cure = f"start it: {us()} serve; or say where it is: OTEL_EXPORTER_OTLP_ENDPOINT"
                 return Probe(url, time.monotonic() - began_s, reason, cure)
-            is_taken = exporter.export(_nothing(signal)).name == "SUCCESS"
+            # The exporter waits anew for each piece of an answer, so it may never be done.
+            within_s = _export_s(signal) + _LATE_S
+            try:
+                is_taken = (
+                    _tried(lambda: exporter.export(_nothing(signal))).result(within_s).name == "SUCCESS"
+                )
+            except TimeoutError:
+                wrong = f"its answer has no end within {within_s:g} s"
+                return Probe(
+                    url, time.monotonic() - began_s, wrong, "is it an OTLP receiver? Look at its log"
+                )
         finally:
             exporter.shutdown()
     took_s = time.monotonic() - began_s
@@ -92,6 +108,26 @@ def probe(signal: str, settings: Settings) -> Probe:
         (cure for signs, cure in _CURES if any(sign in wrong for sign in signs)), "look at its own log"
     )
     return Probe(url, took_s, _NO_HTTP if _GARBLED in wrong else wrong, cure)
+
+
+def _export_s(signal: str) -> float:
+    """How long an exporter tries, as it reads it itself."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+    return float(next((given for name in names if (given := os.environ.get(name))), _EXPORT_S))
+
+
+def _tried(attempt: Callable[[], Any]) -> Future[Any]:
+    """What comes of it, on a thread that nobody has to wait for."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(attempt())
+        except Exception as error:  # noqa: BLE001 - who waits gets it
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="tracekit-doctor", daemon=True).start()
+    return outcome
 
 
 def _unreached(url: str) -> str:
@@ -113,7 +149,7 @@ def skew_s(url: str) -> float | None:
     if parts.scheme not in ("http", "https"):
         return None
     try:
-        with urlopen(url, timeout=_REACH_S) as answer:  # noqa: S310 - it is http or https
+        with opened(opener(), url, _REACH_S, _REACH_S) as answer:
             date = answer.headers.get("date")
     except HTTPError as error:
         with error:

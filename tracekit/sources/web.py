@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import (
+    BaseHandler,
     HTTPHandler,
     HTTPRedirectHandler,
     HTTPSHandler,
+    OpenerDirector,
     ProxyHandler,
     Request,
     build_opener,
@@ -75,9 +77,7 @@ class Web:
         self._start = start
         self._option = option
         self._silence_s = silence_s
-        self._opener = build_opener(
-            _Http, _Https, _Redirects, *([ProxyHandler({})] if host in LOOPBACK else [])
-        )
+        self._opener = opener(*([ProxyHandler({})] if host in LOOPBACK else []))
 
     def json(self, path: str) -> Json:
         """The answer to a path, which must be a JSON object."""
@@ -120,10 +120,8 @@ class Web:
 
     def open(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
         """An answer under way; who reads a stream says anew how long it may take."""
-        request = _Request(self.url + path, headers={**headers})
-        request.deadline = Deadline.within(_ANSWER_S)
         try:
-            return cast("Answer", self._opener.open(request, timeout=self._silence_s))
+            return opened(self._opener, self.url + path, _ANSWER_S, self._silence_s, headers)
         except HTTPError as error:
             with error:
                 raise self._refusal(error) from error
@@ -166,6 +164,24 @@ class Web:
             return reader(found)
         except GARBAGE as error:
             raise self.strange() from error
+
+
+def opener(*handlers: BaseHandler) -> OpenerDirector:
+    """What opens answers that have an end."""
+    return build_opener(_Http, _Https, _Redirects, *handlers)
+
+
+def opened(
+    opener: OpenerDirector,
+    url: str,
+    within_s: float,
+    silence_s: float,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Answer:
+    """An answer under way, which may take so long in all, and be silent so long. Raises as urllib does."""
+    request = _Request(url, headers={**headers})
+    request.deadline = Deadline.within(within_s)
+    return cast("Answer", opener.open(request, timeout=silence_s))
 
 
 class _Request(Request):
