@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tracekit.carried import ContextExecutor, carry, spawn_detached
     from tracekit.context import extract, inject
     from tracekit.messaging.inprocess import TracedQueue
-    from tracekit.messaging.scope import consuming, process, process_batch, relay
+    from tracekit.messaging.scope import consuming, process, process_batch, relay, wrap
     from tracekit.tracing.generators import traced_generator
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "relay",
     "spawn_detached",
     "traced_generator",
+    "wrap",
 ]
 
 _HOMES = {
@@ -44,7 +45,7 @@ _HOMES = {
     "tracekit.carried": ("ContextExecutor", "carry", "spawn_detached"),
     "tracekit.context": ("extract", "inject"),
     "tracekit.messaging.inprocess": ("TracedQueue",),
-    "tracekit.messaging.scope": ("consuming", "process", "process_batch", "relay"),
+    "tracekit.messaging.scope": ("consuming", "process", "process_batch", "relay", "wrap"),
     "tracekit.tracing.generators": ("traced_generator",),
 }
 

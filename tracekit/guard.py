@@ -23,6 +23,7 @@ Reason: TypeAlias = Literal[
     "invalid_flow_header",  # a tracekit-flow that nobody could read
     "invalid_baggage",  # a baggage entry that nobody could read, or past the limits
     "size",  # no room on the message for our headers
+    "too_many_attributes",  # the message has as many attributes as its broker takes
     "oversized",  # the client refused a message with our headers; it was sent without them
     "export",  # an export failed, and what it held is lost
     "queue_full",  # more spans or lines than the export queue holds

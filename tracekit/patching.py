@@ -13,7 +13,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -25,6 +25,9 @@ Function: TypeAlias = Callable[..., Any]  # somebody else's: what it takes and g
 Wrapper: TypeAlias = Callable[[Function], Function]
 
 _MISSING = object()
+IS_MUTABLE = 1 << 9
+"""The flag of a class whose methods can be replaced (Py_TPFLAGS_HEAPTYPE)."""
+_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Patches:
@@ -43,13 +46,17 @@ class Patches:
     def wrap(self, target: str, wrapper: Wrapper) -> None:
         """Replace `package.module:Class.method` (or `package.module:function`) by its wrapper.
 
-        Raises ImportError or AttributeError where there is no such target.
+        A class that is written in C lets nobody replace its methods: its name stands for a subclass then.
+        Raises ImportError or AttributeError where there is no such target, TypeError where it cannot be
+        replaced.
         """
         module_name, _, path = target.partition(":")
         owner: object = importlib.import_module(module_name)
         *parents, name = path.split(".")
         for parent in parents:
-            owner = getattr(owner, parent)
+            holder, owner = owner, getattr(owner, parent)
+            if isinstance(owner, type) and not owner.__flags__ & IS_MUTABLE:
+                owner = self._standing_in(holder, parent, owner)
         before = vars(owner).get(name, _MISSING)
         original = getattr(owner, name) if before is _MISSING else before
         is_static = isinstance(original, staticmethod)
@@ -61,6 +68,19 @@ class Patches:
         placed: object = staticmethod(ours) if is_static else ours
         setattr(owner, name, placed)
         self._undo.append(functools.partial(_restore, owner, name, placed, before))
+
+    def _standing_in(self, holder: object, name: str, original: type) -> type:
+        """A subclass in the place of a class that cannot be changed; what is an instance stays one."""
+
+        class Standing(type(original)):  # type: ignore[misc]  # whatever class its class has
+            def __instancecheck__(cls, instance: object) -> bool:
+                return isinstance(instance, original)
+
+        ours = Standing(original.__name__, (original,), {"__module__": original.__module__})
+        ours.__qualname__, ours.__doc__ = original.__qualname__, original.__doc__
+        setattr(holder, name, ours)
+        self._undo.append(functools.partial(_restore, holder, name, ours, original))
+        return ours
 
     def on_undo(self, undo: Callable[[], None]) -> None:
         """Have `undo` called when these patches are undone, the last one first."""
@@ -86,7 +106,7 @@ class Patches:
         if is_coroutine:
             # Servers ask an application what it is before they call it (uvicorn does). A coroutine
             # function in its place would take any arguments: uvicorn tries it out without any.
-            _mark_coroutine_function(call)
+            mark_coroutine_function(call)
         return call
 
 
@@ -108,7 +128,8 @@ def _callable_unbound(original: Function) -> Function:
     return call
 
 
-def _mark_coroutine_function(function: Function) -> None:
+def mark_coroutine_function(function: Function) -> None:
+    """Have it pass for one that was defined by `async def`."""
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(function)
     else:
@@ -122,6 +143,21 @@ def _restore(owner: object, name: str, ours: object, before: object) -> None:
         delattr(owner, name)
     else:
         setattr(owner, name, before)
+
+
+class Joined(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt ships no types
+    """An object with some of its methods wrapped, and all else its own."""
+
+    def __init__(self, wrapped: object, wrappers: Mapping[str, Function]) -> None:
+        super().__init__(wrapped)
+        for name, function in wrappers.items():
+            setattr(self, f"_self_{name}", functools.partial(function, wrapped))
+        self._self_names = frozenset(wrappers)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name[:1] != "_" and name in super().__getattribute__("_self_names"):
+            return super().__getattribute__(f"_self_{name}")
+        return super().__getattribute__(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +228,16 @@ class Names:
 
     __slots__ = ("_names", "_positional", "_signature", "_simple")
 
-    def __init__(self, function: Function) -> None:
-        self._signature = inspect.signature(function)
-        parameters = self._signature.parameters.values()
+    def __init__(self, function: Function, parameters: Sequence[str] = ()) -> None:
+        """`parameters` are the names where the function does not tell them (one written in C)."""
+        self._signature = (
+            inspect.Signature([inspect.Parameter(name, _EITHER) for name in parameters])
+            if parameters
+            else inspect.signature(function)
+        )
         self._positional = tuple(self._signature.parameters)
         self._names = frozenset(self._positional)
-        self._simple = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self._simple = all(each.kind is _EITHER for each in self._signature.parameters.values())
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object] | None:
         """The arguments by name, defaults left out; None where they do not fit the function."""

@@ -12,8 +12,8 @@ from tracekit.model import Kind
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
-Operation: TypeAlias = Literal["send", "receive", "process", "settle"]
-"""The operation types that tracekit emits (`create` is for batch APIs, none of which we hook yet)."""
+Operation: TypeAlias = Literal["create", "send", "receive", "process", "settle"]
+"""The operation types. A message is created in a span of its own where a call sends several."""
 
 # Resource and general
 SERVICE_NAME: Final = "service.name"
@@ -74,6 +74,8 @@ PUBLISHED_AT_SOURCE: Final = "tracekit.messaging.published_at.source"
 """Who says so: `broker`, `header` (ours), `client` (a client's timestamp)."""
 CONTEXT_STATE: Final = "tracekit.messaging.context"
 """Why a message has no creation context. Process span: `absent`, `invalid`. Send span: `skipped`."""
+DELIVERY_ATTEMPT: Final = "tracekit.messaging.delivery.attempt"
+"""Which attempt to deliver the message this is, where the broker counts them: int, 1 for the first."""
 RETRIES: Final = "tracekit.messaging.retries"
 """How often the client sent a message again before its send ended: int, not there where it did not."""
 RETRY_EVENT: Final = "tracekit.messaging.retry"
@@ -116,6 +118,7 @@ QUEUE_BUCKETS: Final = (*DURATION_BUCKETS, 30, 60, 300, 1800, 7200)
 """Ours: messages wait longer than calls take."""
 
 _KINDS: Final[dict[str, Kind]] = {
+    "create": Kind.PRODUCER,
     "send": Kind.PRODUCER,
     "receive": Kind.CLIENT,
     "process": Kind.CONSUMER,

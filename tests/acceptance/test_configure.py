@@ -13,6 +13,7 @@ import time
 import warnings
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import entry_points
 from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +67,18 @@ def _environment() -> Iterator[None]:
     """No setting of the machine's counts here, and nothing is exported unless a test says so."""
     with only(NOWHERE):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _one_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the clients of brokers that are installed here, a service has one: the line names what it finds."""
+    found = entry_points(group="tracekit.transports").select(name="kafka_python")
+    theirs = entry_points
+    monkeypatch.setattr(
+        _configure,
+        "entry_points",
+        lambda **selection: found if selection == {"group": "tracekit.transports"} else theirs(**selection),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -1192,7 +1205,7 @@ def test_case_14_an_exporter_that_raises_loses_its_spans_and_is_counted(
 
 def _register(monkeypatch: pytest.MonkeyPatch, group: str, name: str, value: str) -> None:
     """One more entry point, as an installed package has it."""
-    from importlib.metadata import EntryPoint, EntryPoints, entry_points
+    from importlib.metadata import EntryPoint, EntryPoints
 
     from tracekit import _exporters, _settings
     from tracekit.tracing import signals

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
+from confluent_kafka.cimpl import Producer  # as it was imported before `configure()`
 from kafka import KafkaProducer
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
@@ -131,6 +132,20 @@ def relaying(request: pytest.FixtureRequest, run: Any) -> None:
     (relayed,) = [span for span in seen.spans if span.name == "send orders.copy"]
     made = dict(message.headers)["traceparent"].decode()
     assert [(link.trace_id, link.span_id) for link in relayed.links] == [(made[3:35], made[36:52])]
+
+
+def joining(request: pytest.FixtureRequest, run: Any) -> None:
+    seen: Captured = request.getfixturevalue("flows")
+    kafka: Kafka = request.getfixturevalue("kafka")
+    topic = kafka.topic("joined")
+
+    made_before = Producer({"bootstrap.servers": kafka.broker.settings["bootstrap_servers"]})
+    joined = run({"producer": made_before})["producer"]
+    joined.produce(topic, b"one")
+    joined.flush(DEADLINE_S)
+
+    assert len(joined) == 0
+    assert [span.name for span in seen.spans] == [f"send {topic}"]
 
 
 def shop(request: pytest.FixtureRequest, run: Any) -> None:
@@ -347,6 +362,7 @@ def only_block(stage: str) -> str:
 STAGES: Final[Mapping[str, Stage]] = {
     "kafka": on_kafka,
     "relay": relaying,
+    "wrap": joining,
     "service": shop,
     "by hand": by_hand,
     "threads": threads,

@@ -92,7 +92,7 @@ class Reader:
         spans = flow_spans(known, flow_id)
         if (reading.is_over() or reading.is_cut) and not self._stopping.is_set():
             self._say(f"flow {flow_id} is too large to be read whole; it is shown in part")
-        if not spans:
+        if not spans or self._stopping.is_set():  # what was read then may be a part
             return None, missing
         quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
         try:

@@ -60,7 +60,15 @@ class Batch(Nested):
         destination = next(iter(destinations)) if len(destinations) == 1 else ""
         telemetry = engine.telemetry
         reader = engine.receiver.reader_of(transport, messages[0].destination)
-        self._shape = shape = telemetry.shape(transport, reader, "process", "process", destination)
+        groups = {message.group for message in messages}
+        self._shape = shape = telemetry.shape(
+            transport,
+            reader,
+            "process",
+            transport.processing,
+            destination,
+            group=groups.pop() if len(groups) == 1 else "",
+        )
         self._arrived = [creation.Arrived(message) for message in messages]
         parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
         self._checkpoint = ours.Checkpoint()
@@ -81,8 +89,8 @@ class Batch(Nested):
 
     def message(self, record: object) -> Process:
         """The processing of one message of the batch: a child span in that message's own flow."""
-        (message,) = self._transport.incoming(record)
-        return Process(self._engine, self._transport, message, record, waited=False)
+        (message,), client = self._engine.described(self._transport, record)
+        return Process(self._engine, self._transport, message, record, client, waited=False)
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The batch is done, or failed with `error`."""

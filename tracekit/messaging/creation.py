@@ -15,6 +15,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link
 
 from tracekit import context as ours
 from tracekit import pathway, semconv
+from tracekit.guard import count_drop
 from tracekit.tracing.propagator import Brought, OurPropagators
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, SpanContext
 
+    from tracekit.guard import Reason
     from tracekit.messaging.transport import Headers, Message
     from tracekit.pathway import Pathway
 
 TRACEPARENT: Final = "traceparent"
 # The least needed first. Source: ours (ARCHITECTURE, "How data goes").
 _SACRIFICE: Final = ("baggage", pathway.HEADER, "tracestate", TRACEPARENT)
+_COUNT: Final = len(_SACRIFICE)
 _MOST: Final = 32_768  # more than all of ours can come to: tracestate 16 KiB, baggage 8 KiB
 _AROUND_HEADER: Final = 10  # bytes a broker adds to a header at most: two lengths as varints
 
@@ -149,15 +152,44 @@ def with_relay(context: Context | None = None) -> Context:
     return otel.set_value(_RELAY, True, context)
 
 
-def trim(headers: dict[str, str], room: int) -> list[str]:
-    """Take headers out, the least needed first, until they fit into `room` bytes; which ones."""
+def fitting(message: Message, span: Span, context: Context, step: str) -> Headers | None:
+    """The message's headers with ours, as far as they fit; None where none of ours does.
+
+    What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
+    """
+    headers = headers_of(span, step, context)
+    left_out = _trim(headers, message)
+    if left_out:
+        is_full = message.slots is not None and message.slots < _COUNT
+        reason: Reason = "too_many_attributes" if is_full else "size"
+        count_drop(reason, "context that does not fit on a message", len(left_out))
+        span.set_attribute(semconv.DROP_REASON, reason)
+        if TRACEPARENT in left_out:
+            span.set_attribute(semconv.CONTEXT_STATE, "skipped")
+    if not headers:
+        return None
+    if not message.headers:
+        return [*headers.items()]
+    return [
+        *((name, value) for name, value in message.headers if name not in headers),
+        *headers.items(),
+    ]
+
+
+def _trim(headers: dict[str, str], message: Message) -> list[str]:
+    """Take headers out, the least needed first, until they fit on the message; which ones."""
     left_out: list[str] = []
-    if room >= _MOST:
+    if message.most is not None:
+        left_out = [name for name, value in headers.items() if len(value) > message.most]
+        for name in left_out:
+            del headers[name]
+    room = _MOST if message.room is None else message.room
+    slots = len(headers) if message.slots is None else message.slots
+    if room >= _MOST and slots >= len(headers):
         return left_out
-    order = [*(name for name in headers if name not in _SACRIFICE), *_SACRIFICE]
     size = sum(map(_size, headers.items()))
-    for name in order:
-        if size <= room:
+    for name in [*(name for name in headers if name not in _SACRIFICE), *_SACRIFICE]:
+        if size <= room and len(headers) <= slots:
             break
         if name in headers:
             size -= _size((name, headers.pop(name)))

@@ -1,36 +1,37 @@
 """The engine: the only code that starts messaging spans and records their metrics.
 
-A hooked call has three phases: ours (shielded), theirs (once, unshielded), ours again. Where a client
-has another shape than that, the transport describes it and the engine learns it for all.
+A client's functions are wrapped by what their hooks say: its calls (`calls`), its loops (`loop`), the
+handlers that it is given (`pushes`). Where a client has another shape than these, the transport describes it
+and the engine learns it for all.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import time
 import weakref
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from opentelemetry import context as otel
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
+from tracekit.messaging.calls import awaited_within, calling, is_suppressed, receiving, within
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down
-from tracekit.messaging.loop import ConsumerLoop
+from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
+from tracekit.messaging.pushes import delivering, registering
 from tracekit.messaging.receiving import Receiver
 from tracekit.messaging.retries import note_retries
-from tracekit.messaging.sending import Sending, send, settle
-from tracekit.patching import Names
+from tracekit.messaging.telemetry import referable
+from tracekit.patching import IS_MUTABLE, Joined, Names, when_imported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from tracekit.messaging.telemetry import Telemetry
-    from tracekit.messaging.transport import Hook, Message, Transport
+    from tracekit.messaging.transport import Call, Hook, Message, Transport
     from tracekit.patching import Function, Patches, Wrapper
 
 ParentRule: TypeAlias = Literal["auto", "message", "link"]
@@ -38,8 +39,10 @@ ParentRule: TypeAlias = Literal["auto", "message", "link"]
 message's (`message`); nobody's, with a link (`link`)."""
 
 Turn: TypeAlias = Process | ContribTurn
+Loop: TypeAlias = ConsumerLoop | AsyncConsumerLoop
 
-_inside: ContextVar[object] = ContextVar("tracekit-inside", default=None)
+_MAX_KNOWN: Final = 5_000
+"""Messages whose records do not say all of themselves are remembered until so many others came."""
 
 
 class Engine:
@@ -61,42 +64,90 @@ class Engine:
         self.telemetry = telemetry
         self.parent = parent
         self.receiver = Receiver(telemetry, has_spans=has_receive_spans)
+        self.is_installed = True
         self._by_contrib = by_contrib
-        self._transports = {transport.package: transport for transport in transports}
-        self._receives = {
-            transport.package: hook.name
-            for transport in transports
-            for hook in transport.hooks
-            if hook.operation == "receive"
-        }
-        self._turns: weakref.WeakKeyDictionary[object, weakref.ref[ConsumerLoop]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._transports: dict[str, Transport] = {}
+        for transport in transports:
+            for package in (transport.package, *transport.aliases):
+                if package not in self._transports or _receives(transport):
+                    self._transports[package] = transport
+        self._plain = [transport for transport in transports if transport.is_plain]
+        self._turns: weakref.WeakKeyDictionary[object, weakref.ref[Turns]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Hashable, tuple[Message, weakref.ref[object]]] = OrderedDict()
 
     # -- what belongs to what ------------------------------------------------------------------------
 
     def transport_of(self, given: object) -> Transport | None:
         """The transport whose client gave this: a client, a record, or several records."""
-        for _ in range(2):  # poll() gives lists in a dict
-            if isinstance(given, dict):
-                given = next((some for some in given.values() if some), None)
-            elif isinstance(given, list):
-                given = given[0] if given else None
-        return self._transports.get(type(given).__module__.partition(".")[0])
+        part = given
+        for _ in range(3):  # poll() gives lists in a dict
+            if (found := self._transports.get(_package(part))) is not None:
+                return found
+            if isinstance(part, dict):
+                part = next((some for some in part.values() if some), None)
+            elif isinstance(part, (list, tuple)):
+                part = next((some for some in part if _package(some) in self._transports), (*part, None)[0])
+            else:
+                break
+        return next((transport for transport in self._plain if transport.records(given)), None)
+
+    def joined(self, client: object) -> object:
+        """A client whose class was written in C and was imported before us, as one that is hooked.
+
+        Any other as it is: its class is hooked, whenever it was made.
+        """
+        transport = self._transports.get(_package(client))
+        wrappers: dict[str, Function] = {}
+        for hook in transport.hooks if transport is not None else ():
+            owner, _, name = hook.target.partition(":")[2].rpartition(".")
+            kind = type(client)
+            function = vars(kind).get(name) if owner == kind.__name__ else None
+            if transport is not None and function is not None and not kind.__flags__ & IS_MUTABLE:
+                wrappers[name] = self.wrapper(transport, hook)(function)
+        return Joined(client, wrappers) if wrappers else client
+
+    def described(self, transport: Transport, record: object) -> tuple[Sequence[Message], object]:
+        """The message (or none) that a record is, and the client that gave it, where that is known."""
+        key = transport.key(record)
+        known = None if key is None else self._known.get((transport.package, key))
+        if known is not None:
+            return (known[0],), known[1]()
+        return transport.incoming(record), None
+
+    def _remember(
+        self, transport: Transport, client: object, result: object, messages: Sequence[Message]
+    ) -> None:
+        """What records do not say of themselves when they are processed."""
+        client = referable(client) or self
+        for record, message in zip(transport.records(result), messages, strict=True):
+            if (key := transport.key(record)) is None:
+                return
+            with self._lock:
+                self._known[transport.package, key] = message, weakref.ref(client)
+                while len(self._known) > _MAX_KNOWN:
+                    self._known.popitem(last=False)
 
     # -- hooks ---------------------------------------------------------------------------------------
 
     def wrapper(self, transport: Transport, hook: Hook) -> Wrapper:
         """What replaces the function of a hook."""
-        if hook.scope == "carry":
-            return functools.partial(_carrying, hook.callback)
-        if hook.scope == "retry":
-            return functools.partial(_retrying, transport)
-        if hook.scope == "iterate":
-            return functools.partial(self._iterating, transport)
-        if hook.operation == "receive":
-            return functools.partial(self._receiving, transport, hook)
-        return functools.partial(self._calling, transport, hook)
+        match hook.scope:
+            case "carry":
+                return functools.partial(_carrying, hook.callback)
+            case "retry":
+                return functools.partial(_retrying, transport)
+            case "iterate":
+                return functools.partial(self._iterating, transport, hook)
+            case "callback":
+                return functools.partial(registering, self, transport, hook)
+            case "make":
+                return functools.partial(self._making, transport, hook)
+            case "deliver":
+                return functools.partial(delivering, self, transport, hook)
+            case _:
+                wrap = receiving if hook.operation == "receive" else calling
+                return functools.partial(wrap, self, transport, hook)
 
     def install(self, transport: Transport, patches: Patches) -> None:
         """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""
@@ -104,12 +155,22 @@ class Engine:
         if transport.contrib:
             targets = [hook.target for hook in transport.hooks if hook.scope != "retry"]
             (keep if kept else stand_down)(transport.contrib, targets, patches)
+        hooks: dict[str, list[Hook]] = {}
         for hook in transport.hooks:
-            if kept and hook.scope != "iterate":
-                continue
-            # A release of the client that lacks one of these functions loses what hangs on it, and no more.
-            with shielded(f"a hook on {hook.target}"):
-                patches.wrap(hook.target, self.wrapper(transport, hook))
+            if not kept or hook.scope == "iterate":
+                hooks.setdefault(hook.target, []).append(hook)
+        patches.on_undo(self._uninstalled)
+        for target, hooked in hooks.items():
+            wrapper = self.wrapper(transport, hooked[0])
+            if hooked[0].only:
+                wrappers = {hook.only: self.wrapper(transport, hook) for hook in hooked}
+                wrapper = functools.partial(_choosing, wrappers)
+            # A part of the client that is not imported may stay so.
+            module = target.partition(":")[0]
+            patches.on_undo(when_imported(module, functools.partial(_wrap, patches, target, wrapper)))
+
+    def _uninstalled(self) -> None:
+        self.is_installed = False
 
     def turn(self, transport: Transport, message: Message, record: object, client: object) -> Turn:
         """The processing of one message in a loop."""
@@ -117,102 +178,75 @@ class Engine:
             return ContribTurn(message, record)
         return Process(self, transport, message, record, client)
 
-    def _calling(self, transport: Transport, hook: Hook, function: Function) -> Function:
-        """A send or a settle: span, context, the client once, and its broker's answer."""
-        names = Names(function)
-        begin = send if hook.operation == "send" else settle
+    def _making(self, transport: Transport, hook: Hook, function: Function) -> Function:
+        """What makes a client."""
+        names = Names(function, hook.parameters)
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            client = args[0] if args else kwargs.get("self")
-            if _inside.get() is client or is_suppressed():
-                return function(*args, **kwargs)
-            sending: Sending | None = None
-            given = args, kwargs
-            try:
-                bound = names.bind(args, kwargs)
-                if bound is not None:
-                    sending = begin(self.telemetry, transport, hook, bound)
-                if sending is not None and sending.is_stamped:
-                    args, kwargs = names.unbind(sending.call, len(args))
-            except Exception as error:  # noqa: BLE001 - the shield of a hot path
-                swallow(hook.name, error)
-            if sending is None:
-                return function(*args, **kwargs)
-            token = _inside.set(client)
-            try:
-                result: Any = None
-                is_ours = False
-                try:
-                    result = function(*args, **kwargs)
-                except Exception as error:
-                    is_ours = sending.is_to_blame(error)
-                    if not is_ours:
-                        raise
-                if is_ours:  # not above: what this one raises must not show the other one beside it
-                    result = function(*given[0], **given[1])
-            except BaseException as error:
-                sending(None, error)
-                raise
-            finally:
-                _inside.reset(token)
-            try:
-                if not transport.listen(result, sending):
-                    sending(result)
-            except Exception as error:  # noqa: BLE001 - the shield of a hot path
-                swallow(hook.name, error)
+        def make(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            with shielded(hook.name):
+                if (call := names.bind(args, kwargs)) is not None:
+                    self.telemetry.made(call["self"], transport.made(call))
             return result
 
-        return call
+        return make
 
-    def _receiving(self, transport: Transport, hook: Hook, function: Function) -> Function:
-        """A call that fetches messages: counted, and shown where that is asked for."""
+    def receive(
+        self,
+        transport: Transport,
+        name: str,
+        client: object,
+        result: object,
+        call: Call | None,
+        start_ns: int,
+    ) -> Sequence[Message]:
+        """What a client gave to a call that began at `start_ns`: counted, and remembered where it must be."""
+        messages = transport.incoming(result, call)
+        if messages:
+            self._remember(transport, client, result, messages)
+            self.receiver.received(transport, name, client, messages, start_ns)
+        return messages
+
+    def pushed(self, transport: Transport, name: str, given: object, call: Call) -> Process | None:
+        """The processing of a message that a client hands to a handler; None where it is none."""
+        messages = transport.incoming(given, call)
+        if len(messages) != 1:
+            return None
+        (message,) = messages
+        client = call.get("self")
+        self.receiver.delivered(transport, name, client, message)
+        return Process(self, transport, message, (*transport.records(given), given)[0], client)
+
+    def _iterating(self, transport: Transport, hook: Hook, function: Function) -> Function:
+        """What gives an iterator of messages: each turn of the loop is the processing of one."""
+        names = Names(function, hook.parameters)
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            client = args[0] if args else kwargs.get("self")
-            if _inside.get() is client or is_suppressed():
-                return function(*args, **kwargs)
-            with shielded(hook.name):
-                self._end_leaked(client)
-            start_ns = time.time_ns()
-            token = _inside.set(client)
-            try:
-                result = function(*args, **kwargs)
-            except Exception as error:
-                with shielded(hook.name):
-                    self.receiver.failed(transport, hook.name, client, start_ns, error)
-                raise
-            finally:
-                _inside.reset(token)
-            with shielded(hook.name):
-                self.receiver.received(transport, hook.name, client, transport.incoming(result), start_ns)
-            return result
-
-        return call
-
-    def _iterating(self, transport: Transport, function: Function) -> Function:
-        """`iter(client)`: each turn of the loop is the processing of one message."""
-
-        @functools.wraps(function)
-        def iterate(client: Any) -> Any:
-            source: Iterator[Any] = function(client)
+        def iterate(*args: Any, **kwargs: Any) -> Any:
+            source: Any = function(*args, **kwargs)
             if is_suppressed():
                 return source
             with shielded("iteration"):
-                return self.loop(transport, client, source)
+                call = names.bind(args, kwargs)
+                client = args[0] if args else kwargs.get("self")
+                return self.loop(transport, client, source, call)
             return source
 
         return iterate
 
-    def loop(self, transport: Transport, client: object, source: Iterator[Any]) -> ConsumerLoop:
-        """A loop over a client, whose open turn is ended by whatever is received from it next."""
-        self._end_leaked(client)
-        loop = ConsumerLoop(self, transport, client, source)
+    def loop(self, transport: Transport, client: object, source: Any, call: Call | None = None) -> Loop:
+        """A loop over a client, whose open turn is ended by whatever is received from it next.
+
+        `call` is the one that gave the client's own iterator.
+        """
+        self.end_leaked(client)
+        kind = AsyncConsumerLoop if hasattr(type(source), "__anext__") else ConsumerLoop
+        loop = kind(self, transport, client, source, call)
         self._turns[client] = weakref.ref(loop)
         return loop
 
-    def adopt(self, loop: ConsumerLoop, client: object, transport: Transport) -> Transport | None:
+    def adopt(self, loop: Turns, client: object, transport: Transport) -> Transport | None:
         """Take over a loop that another engine began; the transport as it is known here."""
         known = self._transports.get(transport.package)
         if known is not None:
@@ -220,40 +254,87 @@ class Engine:
         return known
 
     def fetched(
-        self, transport: Transport, client: object, source: Iterator[Any]
+        self, transport: Transport, client: object, source: Any, call: Call | None
     ) -> tuple[Any, Sequence[Message]]:
         """The next record of a loop, counted as received, and the message (or none) that it is."""
         if transport.package in self._by_contrib:
             record = next(source)
             return record, transport.incoming(record)
         start_ns = time.time_ns()
-        token = _inside.set(client)
         try:
-            record = next(source)
+            record = within(client, next, source)
         except Exception as error:
             with shielded("receive"):
-                self.receiver.failed(transport, self._receives[transport.package], client, start_ns, error)
+                self.receiver.failed(transport, _receives(transport), client, start_ns, error)
             raise
-        finally:
-            _inside.reset(token)
-        messages: Sequence[Message] = ()
+        return record, self._fetched(transport, client, record, call, start_ns)
+
+    async def fetched_async(
+        self, transport: Transport, client: object, source: Any, call: Call | None
+    ) -> tuple[Any, Sequence[Message]]:
+        """The same of a loop by `async for`."""
+        start_ns = time.time_ns()
         try:
-            messages = transport.incoming(record)
-            self.receiver.received(transport, self._receives[transport.package], client, messages, start_ns)
+            record = await awaited_within(client, source.__anext__())
+        except Exception as error:
+            with shielded("receive"):
+                self.receiver.failed(transport, _receives(transport), client, start_ns, error)
+            raise
+        return record, self._fetched(transport, client, record, call, start_ns)
+
+    def _fetched(
+        self, transport: Transport, client: object, record: object, call: Call | None, start_ns: int
+    ) -> Sequence[Message]:
+        try:
+            return self.receive(transport, _receives(transport), client, record, call, start_ns)
         except Exception as error:  # noqa: BLE001 - the shield of a hot path
             swallow("receive", error)
-        return record, messages
+        return ()
 
-    def _end_leaked(self, client: object) -> None:
-        reference = self._turns.get(client)
+    def end_leaked(self, client: object) -> None:
+        """End the turn that a loop over the client left open."""
+        reference = self._turns.get(client) if referable(client) is not None else None
         loop = reference() if reference is not None else None
         if loop is not None:
             loop.leak()
 
 
-def is_suppressed() -> bool:
-    """Whether the application asked for no instrumentation here."""
-    return bool(otel.get_current().get(_SUPPRESS_INSTRUMENTATION_KEY))
+@functools.cache
+def _named(hooks: tuple[Hook, ...]) -> str:
+    return next((hook.name for hook in hooks if hook.operation == "receive"), "")
+
+
+def _receives(transport: Transport) -> str:
+    """What the client's verb for fetching is; "" where it fetches nothing."""
+    return _named(tuple(transport.hooks))
+
+
+def _package(given: object) -> str:
+    return type(given).__module__.partition(".")[0]
+
+
+def _wrap(patches: Patches, target: str, wrapper: Wrapper) -> None:
+    # A release of the client that lacks one of these functions loses what hangs on it, and no more.
+    with shielded(f"a hook on {target}"):
+        if patches.active:
+            patches.wrap(target, wrapper)
+
+
+def _choosing(wrappers: Mapping[str, Wrapper], function: Function) -> Function:
+    """A function that serves many operations: by the value of one parameter (`only`)."""
+    by_value: dict[str, dict[object, Function]] = {}
+    for only, wrapper in wrappers.items():
+        parameter, _, value = only.partition("=")
+        by_value.setdefault(parameter, {})[value] = wrapper(function)
+    ((parameter, functions),) = by_value.items()
+    position = [*inspect.signature(function).parameters].index(parameter)
+
+    @functools.wraps(function)
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        value = args[position] if len(args) > position else kwargs.get(parameter)
+        return functions.get(value, function)(*args, **kwargs)
+
+    return choose
 
 
 def _retrying(transport: Transport, function: Function) -> Function:

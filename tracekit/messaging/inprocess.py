@@ -12,7 +12,7 @@ from opentelemetry import context as otel
 
 from tracekit import context as ours
 from tracekit.guard import shielded
-from tracekit.messaging.engine import is_suppressed
+from tracekit.messaging.calls import is_suppressed
 from tracekit.messaging.nesting import sound
 from tracekit.messaging.processing import Process
 from tracekit.messaging.scope import engine_in_use
@@ -55,6 +55,7 @@ class _InProcess:
     """The queue, as far as processing asks a transport: there is no client behind it."""
 
     system: ClassVar = SYSTEM
+    processing: ClassVar = "process"
 
     def client(self, client: object) -> Facts:
         return {}

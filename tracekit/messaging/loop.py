@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tracekit.guard import swallow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from types import TracebackType
 
     from tracekit.messaging.engine import Engine, Turn
-    from tracekit.messaging.transport import Transport
+    from tracekit.messaging.transport import Call, Message, Transport
 
 
 class InUse:
@@ -28,41 +28,42 @@ class InUse:
 in_use = InUse()
 
 
-class ConsumerLoop:
-    """An iterator over the client's own; entered by `with`, it also knows how its body ended."""
+class Turns:
+    """The turns of a loop over a client, one open at most."""
 
-    __slots__ = ("__weakref__", "_client", "_engine", "_is_entered", "_source", "_transport", "_turn")
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_client",
+        "_engine",
+        "_is_entered",
+        "_source",
+        "_transport",
+        "_turn",
+    )
 
-    def __init__(self, engine: Engine, transport: Transport, client: object, source: Iterator[Any]) -> None:
+    def __init__(
+        self, engine: Engine, transport: Transport, client: object, source: Any, call: Call | None = None
+    ) -> None:
         self._engine = engine
         self._transport = transport
         self._client = client
         self._source = source
+        self._call = call
         self._turn: Turn | None = None
         self._is_entered = False
-
-    def __iter__(self) -> ConsumerLoop:
-        return self
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._source, name)  # kafka-python's consumer is its own iterator
 
-    def __next__(self) -> Any:
+    def __del__(self) -> None:
         self._end()
-        if in_use.engine is not self._engine and not self._follow(in_use.engine):
-            return next(self._source)
-        record, messages = self._engine.fetched(self._transport, self._client, self._source)
-        if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
-            try:
-                turn = self._engine.turn(self._transport, messages[0], record, self._client)
-                turn.may_leak = not self._is_entered
-                turn.enter()
-                self._turn = turn
-            except Exception as error:  # noqa: BLE001 - the shield of a hot path
-                swallow("the turn of a loop", error)
-        return record
+
+    def _is_ours(self) -> bool:
+        """Whether an engine is there that knows the client."""
+        return in_use.engine is self._engine or self._follow(in_use.engine)
 
     def _follow(self, engine: Engine | None) -> bool:
         """Go on with the engine that took the place of ours; False where none knows the client."""
@@ -72,17 +73,15 @@ class ConsumerLoop:
         self._engine, self._transport = engine, transport
         return True
 
-    def __enter__(self) -> ConsumerLoop:
-        self._is_entered = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end(error)
-
-    def __del__(self) -> None:
-        self._end()
+    def _begin(self, record: Any, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:  # else nothing was delivered: an end of partition, a heartbeat
+            try:
+                turn = self._engine.turn(self._transport, messages[0], record, self._client)
+                turn.may_leak = not self._is_entered
+                turn.enter()
+                self._turn = turn
+            except Exception as error:  # noqa: BLE001 - the shield of a hot path
+                swallow("the turn of a loop", error)
 
     def leak(self) -> None:
         """End the turn that nobody ended, with a mark: the client goes on without this loop."""
@@ -103,3 +102,56 @@ class ConsumerLoop:
                     turn.end(error)
             except Exception as failure:  # noqa: BLE001 - the shield of a hot path
                 swallow("the turn of a loop", failure)
+
+
+class ConsumerLoop(Turns):
+    """An iterator over the client's own; entered by `with`, it also knows how its body ended."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> ConsumerLoop:
+        return self
+
+    def __next__(self) -> Any:
+        self._end()
+        if not self._is_ours():
+            return next(self._source)
+        record, messages = self._engine.fetched(self._transport, self._client, self._source, self._call)
+        self._begin(record, messages)
+        return record
+
+    def __enter__(self) -> ConsumerLoop:
+        self._is_entered = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+
+class AsyncConsumerLoop(Turns):
+    """The same by `async for` and `async with`; what is entered so is the client's own iterator too."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> AsyncConsumerLoop:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._end()
+        if not self._is_ours():
+            return await self._source.__anext__()
+        engine = self._engine
+        record, messages = await engine.fetched_async(self._transport, self._client, self._source, self._call)
+        self._begin(record, messages)
+        return record
+
+    async def __aenter__(self) -> AsyncConsumerLoop:
+        self._is_entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)

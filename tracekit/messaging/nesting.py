@@ -46,6 +46,10 @@ class Nested:
         self.is_taken = self.left = False
         otel.attach(self.context)
 
+    def pause(self) -> None:
+        """Set the context back that was current before; it will be entered once more."""
+        otel.attach(sound(self.saved))
+
     def leave(self) -> None:
         """Set the context back that was current before, where ours still is; in another task or
         thread there is nothing to set back."""

@@ -65,7 +65,9 @@ class Process(Nested):
         base = outside(self.saved)
         self._telemetry = telemetry = engine.telemetry
         reader = client if client is not None else engine.receiver.reader_of(transport, message.destination)
-        self._shape = shape = telemetry.shape(transport, reader, "process", "process", message.destination)
+        self._shape = shape = telemetry.shape(
+            transport, reader, "process", transport.processing, message.destination, group=message.group
+        )
         arrived = creation.Arrived(message)
         surrounding = ambient(base)
         rule = parent or engine.parent
@@ -88,6 +90,12 @@ class Process(Nested):
         self.context = ours.within(span, place, around)
         if waited:  # in a batch, the batch has said it already
             telemetry.waited(shape, arrived, start_ns, span.get_span_context())
+
+    def destination_of(self, source: Source) -> str:
+        """Where its message came from, if that is of this system; else nothing."""
+        labels = self._shape.labels
+        is_its = labels[semconv.MESSAGING_SYSTEM] == source.system
+        return str(labels.get(semconv.MESSAGING_DESTINATION_NAME, "")) if is_its else ""
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The message is done, or failed with `error`, or (`leaked`) nobody said when it was done."""
@@ -163,6 +171,8 @@ def _attributes(
     attributes = {**shape.attributes, **message.attributes}
     if message.id is not None:
         attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
+    if message.delivery_attempt is not None:
+        attributes[semconv.DELIVERY_ATTEMPT] = message.delivery_attempt
     if arrived.state and not message.is_entry:
         attributes[semconv.CONTEXT_STATE] = arrived.state
     if arrived.published_ns is not None:

@@ -15,6 +15,7 @@ from tracekit import context as ours
 from tracekit import semconv
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import outside
+from tracekit.messaging.telemetry import referable
 from tracekit.pathway import NO_FLOW, Pathway
 from tracekit.tracing.errors import record_error
 
@@ -52,9 +53,9 @@ class Receiver:
         end_ns = time.time_ns()
         destination = messages[0].destination
         if len(messages) == 1:
-            shape = self._counted(transport, name, client, destination, 1)
+            shape = self._counted(transport, name, client, (destination, messages[0].group), 1)
         else:
-            counts = Counter(message.destination for message in messages)
+            counts = Counter((message.destination, message.group) for message in messages)
             shapes = [self._counted(transport, name, client, *one) for one in counts.items()]
             shape = shapes[0]
             if len(shapes) > 1:
@@ -66,11 +67,16 @@ class Receiver:
             attributes = {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
             self._span(shape, attributes, links, start_ns).end(end_ns)
 
+    def delivered(self, transport: Transport, name: str, client: object, message: Message) -> None:
+        """This message was handed to a handler."""
+        self._counted(transport, name, client, (message.destination, message.group), 1)
+
     def _counted(
-        self, transport: Transport, name: str, client: object, destination: str, number: int
+        self, transport: Transport, name: str, client: object, source: tuple[str, str], number: int
     ) -> Shape:
-        shape = self._telemetry.shape(transport, client, "receive", name, destination)
-        if not shape.is_noted:
+        destination, group = source
+        shape = self._telemetry.shape(transport, client, "receive", name, destination, group=group)
+        if not shape.is_noted and (client := referable(client)) is not None:
             shape.is_noted = True
             with self._lock:
                 self._read.setdefault(client, set()).add(f"{transport.system} {destination}")
@@ -81,7 +87,7 @@ class Receiver:
         self, transport: Transport, name: str, client: object, start_ns: int, error: Exception
     ) -> None:
         """A call that fetches raised."""
-        if isinstance(error, StopIteration):  # the end of the iteration is no failure
+        if isinstance(error, (StopIteration, StopAsyncIteration)):  # the end of the iteration is no failure
             return
         end_ns = time.time_ns()
         shape = self._telemetry.shape(transport, client, "receive", name, "")

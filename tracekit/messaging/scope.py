@@ -10,26 +10,28 @@ gave, or nothing was configured, the block simply runs.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from opentelemetry import context as otel
 
 from tracekit.guard import shielded
 from tracekit.messaging import creation
 from tracekit.messaging.batch import Batch
-from tracekit.messaging.engine import is_suppressed
-from tracekit.messaging.loop import ConsumerLoop, in_use
+from tracekit.messaging.calls import is_suppressed
+from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, in_use
 from tracekit.messaging.nesting import Nested
 from tracekit.messaging.processing import Process, current_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
-    from tracekit.messaging.engine import Engine, ParentRule
+    from tracekit.messaging.engine import Engine, Loop, ParentRule
 
 Work = TypeVar("Work", bound=Nested)
+Client = TypeVar("Client")
 
 
 def install(engine: Engine | None) -> None:
@@ -121,10 +123,13 @@ def process(message: Any, *, consumer: object = None, parent: ParentRule | None 
             turn.is_taken, turn.may_leak = True, False
             return turn, True
         transport = engine.transport_of(message)
-        messages = transport.incoming(message) if transport is not None else ()
-        if transport is None or len(messages) != 1:
+        if transport is None:
             return None, False
-        return Process(engine, transport, messages[0], message, consumer, parent), False
+        messages, client = engine.described(transport, message)
+        if len(messages) != 1:
+            return None, False
+        reader = client if consumer is None else consumer
+        return Process(engine, transport, messages[0], message, reader, parent), False
 
     return Scope(start)
 
@@ -147,10 +152,11 @@ def process_batch(messages: Any) -> BatchScope:
         transport = engine.transport_of(messages) if engine is not None else None
         if engine is None or transport is None or is_suppressed():
             return None, False
-        described = transport.incoming(messages)
-        if not described:
+        records = transport.records(messages)
+        described = [one for record in records for one in engine.described(transport, record)[0]]
+        if not described or len(described) != len(records):
             return None, False
-        return Batch(engine, transport, described, transport.records(messages)), False
+        return Batch(engine, transport, described, records), False
 
     return BatchScope(start)
 
@@ -158,11 +164,11 @@ def process_batch(messages: Any) -> BatchScope:
 class _Bare:
     """A loop that only iterates: there is nothing that knows the client."""
 
-    def __init__(self, source: Iterator[Any]) -> None:
+    def __init__(self, source: Any) -> None:
         self._source = source
 
     def __iter__(self) -> Iterator[Any]:
-        return self._source
+        return cast("Iterator[Any]", self._source)
 
     def __next__(self) -> Any:
         return next(self._source)
@@ -173,20 +179,37 @@ class _Bare:
     def __exit__(self, *_: object) -> None:
         return None
 
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return cast("AsyncIterator[Any]", self._source)
 
-def consuming(client: Any) -> ConsumerLoop | _Bare:
+    async def __anext__(self) -> Any:
+        return await self._source.__anext__()
+
+    async def __aenter__(self) -> _Bare:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+@overload
+def consuming(client: AsyncIterable[Any]) -> AsyncConsumerLoop | _Bare: ...
+@overload
+def consuming(client: Any) -> ConsumerLoop | _Bare: ...
+def consuming(client: Any) -> Loop | _Bare:
     """A loop over the consumer, each turn of which is the processing of one message.
 
     As the plain loop of an instrumented consumer, and exact: by `with`, an exception in the body is
     an error of its message, and the turn ends however the loop is left. `client` is a consumer, or
-    anything else that can be iterated, which is then iterated as it is.
+    anything else that can be iterated, which is then iterated as it is. An async client's loop is one by
+    `async with` and `async for`.
 
         with tracekit.consuming(consumer) as messages:
             for message in messages:
                 handle(message)
     """
-    source = iter(client)
-    if isinstance(source, ConsumerLoop):
+    source = aiter(client) if isinstance(client, AsyncIterable) else iter(client)
+    if isinstance(source, (ConsumerLoop, AsyncConsumerLoop)):
         return source
     with shielded("iteration"):
         engine = in_use.engine
@@ -194,6 +217,21 @@ def consuming(client: Any) -> ConsumerLoop | _Bare:
         if engine is not None and transport is not None and not is_suppressed():
             return engine.loop(transport, client, source)
     return _Bare(source)
+
+
+def wrap(client: Client) -> Client:
+    """The client, traced: for one of a class written in C that was imported before `configure()`.
+
+    confluent-kafka's are such: `from confluent_kafka import Producer` before `configure()` gives a class
+    that nobody can change. What this gives is that client with the calls that are traced, and all else its
+    own. Any other client is given back as it is: those are traced whenever they were made.
+
+        producer = tracekit.wrap(producer)
+    """
+    with shielded("joining a client"):
+        if in_use.engine is not None:
+            return cast("Client", in_use.engine.joined(client))
+    return client
 
 
 @contextmanager

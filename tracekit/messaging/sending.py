@@ -14,22 +14,23 @@ from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import sound
+from tracekit.messaging.processing import current_process
 from tracekit.messaging.retries import Retriable
 from tracekit.tracing.errors import record_error
 from tracekit.tracing.quick import QuickSpan
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from tracekit.messaging.engine import Engine
     from tracekit.messaging.telemetry import Shape, Telemetry
-    from tracekit.messaging.transport import Call, Headers, Hook, Message, Transport
+    from tracekit.messaging.transport import Call, Hook, Transport
 
 
 class Sending(Retriable):
     """One send or settle under way. Called with the broker's answer, in whatever thread that comes."""
 
-    __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_stamped")
+    __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_changed")
 
     def __init__(
         self, telemetry: Telemetry, transport: Transport, call: Call, shape: Shape, span: Span, start_ns: int
@@ -41,7 +42,7 @@ class Sending(Retriable):
         self._start_ns = start_ns
         self.retries = None
         self.call = call
-        self.is_stamped = False
+        self.is_changed = False
         """Whether the call carries our headers."""
 
     def is_to_blame(self, error: Exception) -> bool:
@@ -50,8 +51,8 @@ class Sending(Retriable):
         Nothing was sent then. The message goes once more, as it was given.
         """
         with shielded("a message that was refused"):
-            if self.is_stamped and self._transport.is_oversized(error):
-                self.is_stamped = False
+            if self.is_changed and self._transport.is_oversized(error):
+                self.is_changed = False
                 count_drop("oversized", "context that made a message too large")
                 self._span.set_attribute(semconv.DROP_REASON, "oversized")
                 self._span.set_attribute(semconv.CONTEXT_STATE, "skipped")
@@ -85,7 +86,7 @@ class Sending(Retriable):
             shape.count(telemetry.instruments.sent_messages, 1, failure)
 
 
-def send(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> Sending | None:
+def send(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sending | None:
     """Begin the send of one message, with our headers on it; None where the call is none.
 
     A message that has a creation context of its own keeps it, and its span has a link to there.
@@ -94,13 +95,14 @@ def send(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> 
     if len(messages) != 1:
         return None
     (message,) = messages
+    telemetry = engine.telemetry
     context = sound(otel.get_current())
     kept = creation.kept(message.headers, context)
     shape = telemetry.shape(
         transport, call["self"], "send", hook.name, message.destination, own_context=kept is None
     )
     start_ns = time.time_ns()
-    attributes = dict(shape.attributes)
+    attributes = {**shape.attributes, **message.attributes}
     if message.id is not None:
         attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
     span = telemetry.start(
@@ -117,42 +119,27 @@ def send(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> 
         checkpoint.sent = True
     sending = Sending(telemetry, transport, call, shape, span, start_ns)
     if kept is None:
-        headers = _fitting(message, span, context, shape.step)
+        headers = creation.fitting(message, span, context, shape.step)
         if headers is not None:
             sending.call = transport.stamp(call, [headers])
-            sending.is_stamped = True
+            sending.is_changed = True
     return sending
 
 
-def settle(telemetry: Telemetry, transport: Transport, hook: Hook, call: Call) -> Sending:
-    """Begin a commit, an acknowledgement or the like."""
-    destinations = {message.destination for message in transport.outgoing(call)}
-    destination = destinations.pop() if len(destinations) == 1 else ""
-    shape = telemetry.shape(transport, call["self"], "settle", hook.name, destination)
+def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sending:
+    """Begin a commit, an acknowledgement or the like: of the message in process, where it says no other."""
+    telemetry = engine.telemetry
     context = sound(otel.get_current())
+    messages = transport.outgoing(call)
+    destinations = {message.destination for message in messages}
+    destination = destinations.pop() if len(destinations) == 1 else ""
+    turn = current_process(context)
+    if messages and not destinations and not destination and turn is not None:
+        destination = turn.destination_of(transport)
+    groups = {message.group for message in messages}
+    group = groups.pop() if len(groups) == 1 else ""
+    shape = telemetry.shape(transport, call["self"], "settle", hook.name, destination, group=group)
+    attributes = {**shape.attributes, **messages[0].attributes} if len(messages) == 1 else shape.attributes
     start_ns = time.time_ns()
-    span = telemetry.tracer.start_span(shape.name, context, shape.kind, shape.attributes, None, start_ns)
+    span = telemetry.tracer.start_span(shape.name, context, shape.kind, attributes, None, start_ns)
     return Sending(telemetry, transport, call, shape, span, start_ns)
-
-
-def _fitting(message: Message, span: Span, context: Context, step: str) -> Headers | None:
-    """The message's headers with ours, as far as they fit; None where none of ours does.
-
-    What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
-    """
-    headers = creation.headers_of(span, step, context)
-    if message.room is not None:
-        left_out = creation.trim(headers, message.room)
-        if left_out:
-            count_drop("size", "context that does not fit on a message", len(left_out))
-            span.set_attribute(semconv.DROP_REASON, "size")
-            if creation.TRACEPARENT in left_out:
-                span.set_attribute(semconv.CONTEXT_STATE, "skipped")
-    if not headers:
-        return None
-    if not message.headers:
-        return [*headers.items()]
-    return [
-        *((name, value) for name, value in message.headers if name not in headers),
-        *headers.items(),
-    ]

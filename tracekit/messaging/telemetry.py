@@ -102,6 +102,11 @@ class Shape:
         bound.add(number)
 
 
+def referable(client: object) -> object:
+    """The client, or None for one that cannot be referred to weakly (of a class in C): it has no facts."""
+    return client if type(client).__weakrefoffset__ else None
+
+
 class Telemetry:
     """Spans and metrics of messaging, for one service.
 
@@ -123,7 +128,7 @@ class Telemetry:
         self.tracer = tracer
         self.quick = quick
         self.instruments = instruments
-        self._shapes: dict[tuple[str, str, str, int], Shape] = {}
+        self._shapes: dict[tuple[str, str, str, str, str, int], Shape] = {}
         self._facts: weakref.WeakKeyDictionary[object, Facts] = weakref.WeakKeyDictionary()
         self._flow_ends: dict[tuple[str, str], Distribution] = {}
 
@@ -136,9 +141,12 @@ class Telemetry:
         destination: str,
         *,
         own_context: bool = True,
+        group: str = "",
     ) -> Shape:
-        """The shape of an operation, made once for each client and destination."""
-        key = (name if own_context else f"{name}*", operation, destination, id(client))
+        """The shape of an operation, made once for each client, destination and consumer group."""
+        client = referable(client)
+        verb = name if own_context else f"{name}*"
+        key = (source.system, verb, operation, destination, group, id(client))
         shape = self._shapes.get(key)
         if shape is None or not shape.is_of(client):  # an id is only good as long as its client lives
             if len(self._shapes) >= _MAX_SHAPES:
@@ -152,14 +160,20 @@ class Telemetry:
             }
             if destination:
                 labels[semconv.MESSAGING_DESTINATION_NAME] = destination
+            if group:
+                labels[semconv.MESSAGING_CONSUMER_GROUP_NAME] = group
             shape = self._shapes[key] = Shape(
                 semconv.messaging_span_name(name, destination),
                 _KINDS[semconv.messaging_kind(operation, own_context=own_context)],
-                {**labels, **facts},
+                {**labels, **facts, **labels},
                 labels,
                 client,
             )
         return shape
+
+    def made(self, client: object, facts: Facts) -> None:
+        """What a client was made with."""
+        self._facts[client] = facts
 
     def _client(self, source: Source, client: object) -> Facts:
         if client is None:

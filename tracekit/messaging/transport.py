@@ -6,7 +6,7 @@ and does no I/O. A new broker is one class of this shape in `tracekit/transports
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
@@ -35,8 +35,10 @@ class Message(NamedTuple):
 
     A tuple, since every message makes two: a frozen dataclass takes five times as long.
 
-    `room` is the bytes left for our headers before the client or the broker refuses; `published_at_ns`
-    is set only where the broker itself set it, `sent_at_ns` is a client's own timestamp (Unix ns).
+    Before the client or the broker refuses, there are left for our headers: `room` bytes, `slots` headers;
+    and of one header's value `most` bytes. `published_at_ns` is set only where the broker itself set it,
+    `sent_at_ns` is a client's own timestamp (Unix ns). `delivery_attempt` is 1 for the first. `group` is
+    the consumer group or subscription where the call says it, and not the client's configuration.
     `is_entry`: there was no context where it was made, so none was lost.
     """
 
@@ -45,10 +47,13 @@ class Message(NamedTuple):
     id: str | None = None
     body_size: int | None = None
     room: int | None = None
+    slots: int | None = None
+    most: int | None = None
     published_at_ns: int | None = None
     sent_at_ns: int | None = None
     delivery_attempt: int | None = None
     attributes: Facts = MappingProxyType({})
+    group: str = ""
     is_entry: bool = False
 
 
@@ -56,17 +61,25 @@ class Message(NamedTuple):
 class Hook:
     """One function of the client that is wrapped.
 
-    `call`: the call is the operation. `iterate`: it gives an iterator of messages, each turn of which
-    is processed in its own scope. `callback`: the parameter named `callback` holds the handler.
-    `carry`: the parameter named `callback` holds a function that must run in its caller's context.
-    `retry`: the client sends messages once more by itself; `Transport.resent` says which.
+    `call`: the call is the operation; where it sends, the parameter named `callback` (if any; where it has
+    several names, `one|other`) is told of the broker's answer. `batch`: it sends several messages, each of
+    which is created in a span of its own. `iterate`: it gives an iterator of messages, each turn of which is
+    processed in its own scope. `callback`: the parameter named `callback` holds the handler. `deliver`: the
+    call itself is what hands one message to its handlers. `carry`: the parameter named `callback` holds a
+    function that must run in its caller's context. `retry`: the client sends messages once more by itself;
+    `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
+
+    `only` is `parameter=value`, where one function serves many operations: this one is meant. `parameters`
+    are the names of a function that does not tell them itself (one written in C), `self` first.
     """
 
     target: str
     operation: Operation
     name: str
-    scope: Literal["call", "iterate", "callback", "carry", "retry"] = "call"
+    scope: Literal["call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make"] = "call"
     callback: str = ""
+    only: str = ""
+    parameters: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -74,6 +87,8 @@ class Source(Protocol):
 
     system: ClassVar[str]
     """`messaging.system`."""
+    processing: ClassVar[str]
+    """What the conventions call the processing of its messages: `process` in most systems."""
 
     def client(self, client: object) -> Facts:
         """What its configuration says of a client: its id, its group, the broker's address."""
@@ -88,13 +103,24 @@ class Transport(Source, Protocol):
     contrib: ClassVar[str]
     """OpenTelemetry's own instrumentation of the client, `package.module:Instrumentor`; "" for none."""
     hooks: ClassVar[Sequence[Hook]]
+    aliases: ClassVar[Sequence[str]]
+    """Other top names that its types say they are from (a module in C may)."""
+    is_plain: ClassVar[bool]
+    """Whether its records are plain dicts or tuples, whose type does not tell whose they are."""
+
+    def made(self, call: Call) -> Facts:
+        """What `client` would say of the client that the call of a `make` hook makes."""
+        ...
 
     def outgoing(self, call: Call) -> Sequence[Message]:
         """The messages that a call sends or settles. Empty: nothing that we understand; left alone."""
         ...
 
-    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
-        """The same call with these headers, one entry for each message, in the client's own form."""
+    def stamp(self, call: Call, headers: Sequence[Headers | None]) -> Call:
+        """The same call with these headers, one entry for each message, in the client's own form.
+
+        None: that message stays as it is.
+        """
         ...
 
     def is_oversized(self, error: BaseException) -> bool:
@@ -103,6 +129,10 @@ class Transport(Source, Protocol):
 
     def listen(self, result: object, answered: Answered) -> bool:
         """Have the broker's answer told. False: the result is the answer, there is nothing to wait for."""
+        ...
+
+    def told(self, arguments: Sequence[object]) -> tuple[object, BaseException | None]:
+        """The broker's answer, and why there is none, from what the client gave to a send's callback."""
         ...
 
     def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
@@ -114,10 +144,68 @@ class Transport(Source, Protocol):
         """What the broker's answer says: partition, offset, message id."""
         ...
 
-    def incoming(self, result: object) -> Sequence[Message]:
-        """The messages in what a client gave: a record, several of them, or nothing."""
+    def answers(self, call: Call, result: object) -> Sequence[Facts | str]:
+        """The same for each message of a batch; for one that was refused, the name of its error."""
+        ...
+
+    def asking(self, call: Call) -> Call:
+        """The same call that fetches, asking for our headers too, where a client must ask for them."""
+        ...
+
+    def incoming(self, result: object, call: Call | None = None) -> Sequence[Message]:
+        """The messages in what a client gave: a record, several of them, or nothing.
+
+        `call` is the hooked call that gave them; of a callback, the one that registered it, and the result
+        is the handler's argument, a tuple where it takes several.
+        """
         ...
 
     def records(self, result: object) -> Sequence[object]:
         """The client's own records in what it gave, in the order of `incoming`."""
         ...
+
+    def key(self, record: object) -> Hashable | None:
+        """What a record is known by that does not say all of itself: its destination, its group.
+
+        The engine remembers by it what `incoming` said. None: the record says all.
+        """
+        ...
+
+
+class Plain:
+    """A client that has none of what only some have: a transport of more says so by methods of its own."""
+
+    processing: ClassVar[str] = "process"
+    contrib: ClassVar[str] = ""
+    aliases: ClassVar[Sequence[str]] = ()
+    is_plain: ClassVar[bool] = False
+
+    def client(self, client: object) -> Facts:
+        return {}
+
+    def made(self, call: Call) -> Facts:
+        return {}
+
+    def is_oversized(self, error: BaseException) -> bool:
+        return False
+
+    def listen(self, result: object, answered: Answered) -> bool:
+        return False
+
+    def told(self, arguments: Sequence[object]) -> tuple[object, BaseException | None]:
+        return arguments, None
+
+    def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
+        return ()
+
+    def answer(self, call: Call, result: object) -> Facts:
+        return {}
+
+    def answers(self, call: Call, result: object) -> Sequence[Facts | str]:
+        return ()
+
+    def asking(self, call: Call) -> Call:
+        return call
+
+    def key(self, record: object) -> Hashable | None:
+        return None

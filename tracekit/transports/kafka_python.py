@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 from tracekit import semconv
-from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message
+from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message, Plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _HEADERS_SINCE: Final = (0, 11)
 _RECORD_OVERHEAD: Final = 100
 
 
-class KafkaPython:
+class KafkaPython(Plain):
     """kafka-python 3: `KafkaProducer.send`, `KafkaConsumer.poll`, iteration and commits."""
 
     system: ClassVar = "kafka"
@@ -70,8 +70,9 @@ class KafkaPython:
             return ()  # the client will say what is wrong with it
         return [Message(topic, tuple(headers or ()), room=_room(client.config, call))]
 
-    def stamp(self, call: Call, headers: Sequence[Headers]) -> Call:
-        pairs = [(name, text.encode() if isinstance(text, str) else text) for name, text in headers[0]]
+    def stamp(self, call: Call, headers: Sequence[Headers | None]) -> Call:
+        own = headers[0] or ()
+        pairs = [(name, text.encode() if isinstance(text, str) else text) for name, text in own]
         return {**call, "headers": pairs}
 
     def is_oversized(self, error: BaseException) -> bool:
@@ -107,7 +108,7 @@ class KafkaPython:
             facts[semconv.MESSAGING_KAFKA_OFFSET] = result.offset
         return facts
 
-    def incoming(self, result: object) -> Sequence[Message]:
+    def incoming(self, result: object, call: Call | None = None) -> Sequence[Message]:
         return [_message(record) for record in self.records(result)]
 
     def records(self, result: Any) -> Sequence[object]:
