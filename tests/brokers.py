@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.integration.servers.packages import PACKAGES, ensure, found
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -13,6 +18,16 @@ if TYPE_CHECKING:
 
 _topics: Final = itertools.count(1)
 _PATIENCE_MS: Final = 10_000
+
+
+def on_this_machine(command: str) -> None:
+    """Return where a server is installed; `make test-real` installs it, `make test` skips what needs it."""
+    if found(command) is not None:
+        return
+    if os.environ.get("TRACEKIT_TEST_SERVERS") == "required":
+        ensure([command])
+        return
+    pytest.skip(f"{command} is not installed: as root, apt-get install {PACKAGES[command]}")
 
 
 class Kafka:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 PACKAGES: Final[Mapping[str, str]] = {
+    "activemq": "activemq",
     "debootstrap": "debootstrap",
     "docker": "docker.io",
     "dockerd": "docker.io",
@@ -19,6 +20,9 @@ PACKAGES: Final[Mapping[str, str]] = {
     "iptables": "iptables",
     "java": "openjdk-17-jre-headless",
     "mvn": "maven",
+    "nats-server": "nats-server",
+    "rabbitmq-server": "rabbitmq-server",
+    "redis-server": "redis-server",
 }
 """Commands, and the package that each comes with."""
 
