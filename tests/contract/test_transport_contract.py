@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kafka.errors import MessageSizeTooLargeError
 
-from tests.contract.test_transports import KafkaPythonRig
+from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tracekit.testing import Rig, TransportContract
 from tracekit.transports import kafka_python
 from tracekit.transports.kafka_python import KafkaPython
