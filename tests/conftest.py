@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shield: the shield swallows, as it does for users")
     config.addinivalue_line("markers", "real: with the real servers; `make test-real` runs them")
     config.addinivalue_line(
-        "markers", "server: with a server of Debian; where that is missing, only `make test-real` does not skip"
+        "markers", "server: with a server of Debian; only `make test-real` never skips it"
     )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell that runs us in the background ignores it, and so would every program that we start.
