@@ -10,8 +10,7 @@ import functools
 import time
 from collections.abc import Coroutine
 from contextvars import ContextVar
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from opentelemetry import context as otel
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -46,6 +45,8 @@ class _Inside:
         self.client: object = client
 
 
+_MAX_KINDS: Final = 200
+_kinds: dict[type, bool] = {}  # whether it is one of coroutines: asking the abstract class takes longer
 _NOWHERE = _Inside(None)
 _inside: ContextVar[_Inside] = ContextVar("tracekit-inside", default=_NOWHERE)
 
@@ -79,7 +80,13 @@ async def awaited_within(client: object, awaited: Coroutine[Any, Any, Any]) -> A
 
 def is_coroutine(result: object) -> bool:
     """Whether a call is done only once what it gave was awaited."""
-    return type(result) is CoroutineType or isinstance(result, Coroutine)
+    kind = type(result)
+    known = _kinds.get(kind)
+    if known is None:
+        if len(_kinds) > _MAX_KINDS:
+            _kinds.clear()
+        known = _kinds[kind] = issubclass(kind, Coroutine)
+    return known
 
 
 def calling(engine: Engine, transport: Transport, hook: Hook, function: Function) -> Function:

@@ -25,6 +25,7 @@ from tracekit.messaging.pushes import delivering, registering
 from tracekit.messaging.receiving import Receiver
 from tracekit.messaging.retries import note_retries
 from tracekit.messaging.telemetry import referable
+from tracekit.messaging.transport import Plain
 from tracekit.patching import IS_MUTABLE, Joined, Names, when_imported
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Engine:
             for package in (transport.package, *transport.aliases):
                 if package not in self._transports or _receives(transport):
                     self._transports[package] = transport
+        self._keyed = {one.package for one in transports if getattr(type(one), "key", None) is not Plain.key}
         self._plain = [transport for transport in transports if transport.is_plain]
         self._turns: weakref.WeakKeyDictionary[object, weakref.ref[Turns]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -204,7 +206,8 @@ class Engine:
         """What a client gave to a call that began at `start_ns`: counted, and remembered where it must be."""
         messages = transport.incoming(result, call)
         if messages:
-            self._remember(transport, client, result, messages)
+            if transport.package in self._keyed:
+                self._remember(transport, client, result, messages)
             self.receiver.received(transport, name, client, messages, start_ns)
         return messages
 
