@@ -82,8 +82,8 @@ class Rig(Protocol):
         """The headers of a message as they arrived, repeated ones included."""
         ...
 
-    def full_body(self) -> bytes:
-        """The largest body that the client sends without headers."""
+    def full(self) -> tuple[bytes, object]:
+        """A message with no room for ours: its body, and its headers as `send` takes them."""
         ...
 
     def fail_to_send(self, error: Exception) -> None:
@@ -100,14 +100,14 @@ class TransportContract:
             with _entry(), _with_baggage("tenant", "acme"):
                 rig.send(b"one")
             rig.consume(handled)
-            flow = seen.wait_for_flow("entry", f"send {rig.destination}", f"process {rig.destination}")
+            flow = seen.wait_for_flow("entry", _send(rig), _process(rig))
 
         flow.assert_complete()
         flow.assert_no_orphans()
         assert rig.body(handled.record) == b"one"
         assert handled.flow_id == flow.id
         assert handled.baggage == {"tenant": "acme"}
-        assert handled.span_id == flow.span(f"process {rig.destination}").span_id
+        assert handled.span_id == flow.span(_process(rig)).span_id
         assert seen.dropped == {}
 
     def test_spans_have_the_names_kinds_and_operations_of_the_conventions(self, rig: Rig) -> None:
@@ -115,9 +115,9 @@ class TransportContract:
             with _entry():
                 rig.send(b"one")
             rig.consume(_Handled())
-            flow = seen.wait_for_flow("entry", f"send {rig.destination}", f"process {rig.destination}")
+            flow = seen.wait_for_flow("entry", _send(rig), _process(rig))
 
-        sent, processed = flow.span(f"send {rig.destination}"), flow.span(f"process {rig.destination}")
+        sent, processed = flow.span(_send(rig)), flow.span(_process(rig))
         assert (sent.kind, processed.kind) == (Kind.PRODUCER, Kind.CONSUMER)
         assert _operation(sent) == (rig.transport.system, "send", rig.destination)
         assert _operation(processed) == (rig.transport.system, "process", rig.destination)
@@ -127,7 +127,7 @@ class TransportContract:
         with capture("shop") as seen:
             rig.send(b"one")
             rig.consume(_Handled())
-            seen.wait_for_flow(f"send {rig.destination}", f"process {rig.destination}")
+            seen.wait_for_flow(_send(rig), _process(rig))
             metrics = seen.metrics
 
         assert [point.value for point in metrics[semconv.SENT_MESSAGES]] == [1]
@@ -155,7 +155,7 @@ class TransportContract:
             with _entry():
                 rig.send(b"one", rig.headers_of([(TRACEPARENT, THEIRS.encode())]))
             rig.consume(handled)
-            sent = _span(seen, f"send {rig.destination}")
+            sent = _span(seen, _send(rig))
 
         assert _values(rig, handled.record, TRACEPARENT) == [THEIRS]
         assert sent.kind is Kind.CLIENT
@@ -172,7 +172,7 @@ class TransportContract:
             rig.send(b"one")
             rig.consume(forward)
             rig.consume(second)
-            forwarded = [span for span in seen.spans if span.name == f"send {rig.destination}"][-1]
+            forwarded = [span for span in seen.spans if span.name == _send(rig)][-1]
 
         assert rig.body(second.record) == b"two"
         assert [_ids(value) for value in _values(rig, second.record, TRACEPARENT)] == [
@@ -186,7 +186,7 @@ class TransportContract:
                 written = [(name, value.encode()) for name, value in headers_of().items()]
                 rig.send(b"one", rig.headers_of(written))
             rig.consume(handled)
-            sent = _span(seen, f"send {rig.destination}")
+            sent = _span(seen, _send(rig))
 
         assert [_ids(value) for value in _values(rig, handled.record, TRACEPARENT)] == [
             (sent.trace_id, sent.span_id)
@@ -194,12 +194,12 @@ class TransportContract:
 
     def test_a_full_message_is_still_sent(self, rig: Rig) -> None:
         handled = _Handled()
-        body = rig.full_body()
+        body, given = rig.full()
         with capture("shop") as seen:
             with _entry():
-                rig.send(body)
+                rig.send(body, given)
             rig.consume(handled)
-            sent = _span(seen, f"send {rig.destination}")
+            sent = _span(seen, _send(rig))
 
         assert rig.body(handled.record) == body
         assert [name for name, _ in rig.headers(handled.record) if name in _OURS] == []
@@ -216,13 +216,13 @@ class TransportContract:
         with capture("shop") as seen:
             rig.send(b"one")
             assert _raised(lambda: rig.consume(fail)) is error
-            seen.wait_for_flow(f"send {rig.destination}", f"process {rig.destination}")
+            seen.wait_for_flow(_send(rig), _process(rig))
 
     def test_the_clients_exception_arrives_as_the_same_object(self, rig: Rig) -> None:
         error = ValueError("cannot be serialized")
         with capture("shop") as seen:
             assert _raised(lambda: rig.fail_to_send(error)) is error
-            sent = _span(seen, f"send {rig.destination}")
+            sent = _span(seen, _send(rig))
 
         assert sent.attributes[semconv.ERROR_TYPE] == "ValueError"
 
@@ -283,6 +283,18 @@ def _raised(action: Callable[[], None]) -> BaseException | None:
 def _span(seen: Captured, name: str) -> Span:
     seen.wait_for(lambda: any(span.name == name for span in seen.spans), says=f"a span `{name}`")
     return next(span for span in seen.spans if span.name == name)
+
+
+def _send(rig: Rig) -> str:
+    """The name of the span in which a message is sent, by the broker's verb."""
+    sending = [hook for hook in rig.transport.hooks if hook.operation == "send"]
+    verb = next(hook.name for hook in sending if hook.scope in ("call", "batch"))
+    return f"{verb} {rig.destination}"
+
+
+def _process(rig: Rig) -> str:
+    """The name of the span in which a message is processed."""
+    return f"{rig.transport.processing} {rig.destination}"
 
 
 def _operation(span: Span) -> tuple[object, object, object]:

@@ -54,12 +54,12 @@ class KafkaPythonRig:
     def headers(self, record: object) -> list[tuple[str, bytes]]:
         return [*cast("Any", record).headers]
 
-    def full_body(self) -> bytes:
+    def full(self) -> tuple[bytes, object]:
         # The client's own estimate of what goes around a value: see KafkaProducer._estimate_size_in_bytes.
         from kafka.record.default_records import DefaultRecordBatchBuilder
 
         size = int(DefaultRecordBatchBuilder.estimate_size_in_bytes(None, b"x" * _MAX_REQUEST, []))
-        return b"x" * (2 * _MAX_REQUEST - size)
+        return b"x" * (2 * _MAX_REQUEST - size), None
 
     def fail_to_send(self, error: Exception) -> None:
         from kafka.serializer import Serializer
