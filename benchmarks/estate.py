@@ -51,7 +51,7 @@ def measure() -> int:
         )
         settings = {
             "PROMETHEUS_ENDPOINT": metrics.url,
-            "DECISION_WAIT": f"{DECISION_WAIT_S}s",
+            "DECISION_WAIT_S": str(DECISION_WAIT_S),
             "SAMPLING_PERCENTAGE": str(PERCENTAGE),
             "SLOW_COMPLETION_MS": str(SLOW_MS),
         }

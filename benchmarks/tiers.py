@@ -98,7 +98,7 @@ class _Bench:
         )
         settings = {
             "PROMETHEUS_ENDPOINT": self._prometheus.url,
-            "DECISION_WAIT": f"{_DECISION_WAIT_S}s",
+            "DECISION_WAIT_S": str(_DECISION_WAIT_S),
         }
         self._tiers = started.enter_context(Tiers(folder, self._kafka.address, settings=settings))
         self._parts = parts.Parts(

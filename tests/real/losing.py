@@ -130,9 +130,8 @@ def _gateway(folder: Path, prometheus: str) -> Iterator[_Running]:
         "JAEGER_ENDPOINT": _NOBODY,
         "LOGS_ENDPOINT": f"http://{_NOBODY}",
         "GATEWAYS": f"[127.0.0.1:{balanced}]",
-        "GATEWAY_INSECURE": "true",
         "BALANCED_PORT": str(balanced),
-        "DECISION_WAIT": f"{_DECISION_WAIT_S}s",
+        "DECISION_WAIT_S": str(_DECISION_WAIT_S),
         "SAMPLING_PERCENTAGE": "100",  # what comes late to a trace that was not kept is not counted
         "QUEUE_DIRECTORY": str(folder / "queue"),
     }

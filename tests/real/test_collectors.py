@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from kafka import KafkaProducer
 
-from tests.integration.servers.collector import CONFIGURATIONS, validated
+from tests.integration.servers.collector import CONFIGURATIONS, collector, validated
 from tests.integration.servers.kafka import kafka
-from tests.integration.servers.process import fetched
+from tests.integration.servers.packages import ensure
+from tests.integration.servers.process import ServerError, fetched, free_ports
+from tests.integration.servers.programs import run
+from tests.real.stack import eventually
 from tests.real.tiers import DECISION_WAIT_S, SERVICE, Load, Tiers
-from tracekit.model import Span, Status
+from tracekit.model import Kind, Span, Status
 from tracekit.otlp import encode_spans
 
 if TYPE_CHECKING:
@@ -26,20 +31,54 @@ _ON_THE_WAY_S: Final = 2.0
 """From the acknowledgement by the agent until a gateway has it: queue, batch, Kafka."""
 
 
+_GIVEN: Final = {
+    "JAEGER_ENDPOINT": "jaeger:4317",
+    "PROMETHEUS_ENDPOINT": "http://prometheus:9090",
+    "LOGS_ENDPOINT": "http://tracekit:4318",
+    "GATEWAY_ENDPOINT": "gateway:4317",
+    "GATEWAYS": "[gateway-1:4319, gateway-2:4319]",
+    "KAFKA_BROKERS": "kafka-1:9092,kafka-2:9092",
+    "QUEUE_DIRECTORY": "/var/lib/otelcol",
+}
+"""The variables without a default, as docs/scaling.md names them."""
+
+
 @pytest.mark.parametrize("name", ["local", "agent", "gateway", "kafka-buffer"])
 def test_the_collector_takes_a_configuration(name: str) -> None:
-    validated(
-        CONFIGURATIONS / f"{name}.yaml",
-        {
-            "JAEGER_ENDPOINT": "jaeger:4317",
-            "PROMETHEUS_ENDPOINT": "http://prometheus:9090",
-            "LOGS_ENDPOINT": "http://tracekit:4318",
-            "GATEWAY_ENDPOINT": "gateway:4317",
-            "GATEWAYS": "[gateway-1:4319, gateway-2:4319]",
-            "KAFKA_BROKERS": "kafka:9092",
-            "QUEUE_DIRECTORY": "/var/lib/otelcol",
-        },
-    )
+    validated(CONFIGURATIONS / f"{name}.yaml", _GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DECISION_WAIT_S", "30s"),
+        ("SAMPLING_PERCENTAGE", "10%"),
+        ("SAMPLING_PERCENTAGE", "few"),
+        ("SLOW_ANSWER_MS", "2s"),
+        ("SLOW_ANSWER_MS", "long"),
+        ("SLOW_COMPLETION_MS", "5s"),
+        ("RECEIVER_TLS", "true"),  # and no certificate
+    ],
+)
+def test_a_gateway_does_not_start_on_a_value_that_is_none(tmp_path: Path, variable: str, value: str) -> None:
+    grpc, http, balanced, health = map(str, free_ports(4))
+    environment = {
+        **_GIVEN,
+        "OTLP_HOST": "127.0.0.1",
+        "HEALTH_HOST": "127.0.0.1",
+        "OTLP_GRPC_PORT": grpc,
+        "OTLP_HTTP_PORT": http,
+        "BALANCED_PORT": balanced,
+        "HEALTH_PORT": health,
+        "QUEUE_DIRECTORY": str(tmp_path / "queue"),
+        variable: value,
+    }
+
+    with (
+        pytest.raises(ServerError, match="ended with 1"),
+        collector(tmp_path, CONFIGURATIONS / "gateway.yaml", environment, health_port=int(health)),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +111,7 @@ def test_a_gateway_that_is_killed_loses_no_more_than_its_decision_wait(
 ) -> None:
     with Load(tiers.otlp) as load:
         load.await_acknowledged(_SOME)
-        time.sleep(2 * DECISION_WAIT_S)  # some are decided, some wait
+        assert eventually(lambda: tiers.stored(load.began_ns))  # some are decided, those that came since wait
         killed_at = time.monotonic()
         tiers.servers["gateway 2"].kill()
         load.await_acknowledged(_SOME)
@@ -88,17 +127,25 @@ def test_a_gateway_that_is_killed_loses_no_more_than_its_decision_wait(
     assert all(age >= 0 for age in ages)  # what came after the kill is all there
 
 
-def ended(flow_id: str, *, trace_id: str = "", status: Status = Status.UNSET) -> Span:
+def ended(
+    flow_id: str,
+    *,
+    trace_id: str = "",
+    status: Status = Status.UNSET,
+    took_ms: int = 1,
+    text: str = "",
+) -> Span:
     """A span that ended now, of a trace of its own where none is given."""
     now = time.time_ns()
     return Span(
         trace_id or secrets.token_hex(16),
         secrets.token_hex(8),
         "work",
-        now - 1_000_000,
+        now - took_ms * 1_000_000,
         now,
+        kind=Kind.SERVER,
         status=status,
-        attributes={"tracekit.flow.id": flow_id},
+        attributes={"tracekit.flow.id": flow_id, "exception.stacktrace": text},
         service=SERVICE,
     )
 
@@ -113,12 +160,17 @@ def export(tiers: Tiers, spans: Sequence[Span]) -> None:
 def test_a_gateway_decides_by_flow_and_keeps_errors_that_come_late(tmp_path: Path, brokers: str) -> None:
     began = time.time_ns()
     in_share, out_of_it = ("a" * 24 + end for end in ("7fffff00", "80000100"))
-    with Tiers(tmp_path, brokers, settings={"SAMPLING_PERCENTAGE": "50"}) as tiers:
+    settings = {"SAMPLING_PERCENTAGE": "50", "SLOW_ANSWER_MS": "800"}
+    with Tiers(tmp_path, brokers, settings=settings) as tiers:
         linked = [ended(in_share) for _ in range(20)]  # a trace each
-        dropped = [ended(out_of_it) for _ in range(20)]
-        export(tiers, [*linked, *dropped])
-        assert tiers.await_stored({span.span_id for span in linked}, began) == set()
-        time.sleep(2 * DECISION_WAIT_S)  # all are decided
+        slow = [ended(out_of_it, took_ms=900) for _ in range(5)]
+        dropped = [ended(out_of_it, took_ms=700) for _ in range(20)]
+        export(tiers, [*linked, *slow, *dropped])
+        assert tiers.await_stored({span.span_id for span in [*linked, *slow]}, began) == set()
+        # What is decided a whole wait later is so after all of the above.
+        after = [ended(in_share) for _ in range(20)]
+        export(tiers, after)
+        assert tiers.await_stored({span.span_id for span in after}, began) == set()
         late = [ended(out_of_it, trace_id=span.trace_id, status=Status.ERROR) for span in dropped]
         export(tiers, late)
         # A gateway has forgotten all but the last that it dropped.
@@ -126,3 +178,59 @@ def test_a_gateway_decides_by_flow_and_keeps_errors_that_come_late(tmp_path: Pat
 
         assert few <= len(tiers.gateways)
         assert tiers.stored(began) & {span.span_id for span in dropped} == set()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    ensure(["openssl"])
+    made, key = folder / "tls.crt", folder / "tls.key"
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=collector"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    run(["openssl", "req", "-x509", *options, *names, "-keyout", key, "-out", made])
+    return made, key
+
+
+def test_tiers_speak_tls_where_they_are_told_so(tmp_path: Path, brokers: str) -> None:
+    made, key = certificate(tmp_path)
+    settings = {
+        "RECEIVER_TLS": "true",
+        "RECEIVER_CERT_FILE": str(made),
+        "RECEIVER_KEY_FILE": str(key),
+        "GATEWAY_INSECURE": "false",
+        "GATEWAY_CA_FILE": str(made),
+    }
+    began = time.time_ns()
+    with Tiers(tmp_path, brokers, settings=settings) as tiers:
+        spans = [ended("a" * 32) for _ in range(20)]
+        export(tiers, spans)
+
+        assert tiers.await_stored({span.span_id for span in spans}, began) == set()
+
+
+def test_one_of_several_brokers_may_be_away(tmp_path: Path, brokers: str) -> None:
+    (nobody,) = free_ports(1)
+    began = time.time_ns()
+    with Tiers(tmp_path, f"127.0.0.1:{nobody},{brokers}") as tiers:
+        spans = [ended("a" * 32) for _ in range(20)]
+        export(tiers, spans)
+
+        assert tiers.await_stored({span.span_id for span in spans}, began) == set()
+
+
+def test_more_than_grpc_takes_at_once_goes_in_parts(tiers: Tiers) -> None:
+    began = time.time_ns()
+    spans = [ended("a" * 32, text=secrets.token_hex(5_000)) for _ in range(800)]  # 8 MB
+    for first in range(0, len(spans), 100):
+        export(tiers, spans[first : first + 100])
+
+    assert tiers.await_stored({span.span_id for span in spans}, began) == set()
+
+
+def test_what_nobody_can_read_stops_nothing_behind_it(tiers: Tiers, brokers: str) -> None:
+    began = time.time_ns()
+    with closing(KafkaProducer(bootstrap_servers=brokers)) as producer:
+        producer.send("otlp_spans", b"no spans")
+    spans = [ended("a" * 32) for _ in range(20)]
+    export(tiers, spans)
+
+    assert tiers.await_stored({span.span_id for span in spans}, began) == set()

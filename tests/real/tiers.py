@@ -59,14 +59,12 @@ class Tiers:
         shared = {
             "OTLP_HOST": "127.0.0.1",
             "HEALTH_HOST": "127.0.0.1",
-            "GATEWAY_INSECURE": "true",
             "GATEWAYS": f"[{balanced}]",
             "KAFKA_BROKERS": brokers,
             "PROMETHEUS_ENDPOINT": "http://127.0.0.1:1",  # nobody: what they say is not looked at
             "LOGS_ENDPOINT": "http://127.0.0.1:1",
             "JAEGER_ENDPOINT": f"127.0.0.1:{port['jaeger grpc']}",
-            "JAEGER_INSECURE": "true",
-            "DECISION_WAIT": f"{DECISION_WAIT_S}s",
+            "DECISION_WAIT_S": str(DECISION_WAIT_S),
             "SAMPLING_PERCENTAGE": "100",
             **(settings or {}),
         }

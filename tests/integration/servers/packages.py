@@ -21,6 +21,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "java": "openjdk-17-jre-headless",
     "mvn": "maven",
     "nats-server": "nats-server",
+    "openssl": "openssl",
     "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
 }
