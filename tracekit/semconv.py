@@ -106,6 +106,7 @@ PROCESS_DURATION: Final = "messaging.process.duration"
 SENT_MESSAGES: Final = "messaging.client.sent.messages"
 CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
 QUEUE_DURATION: Final = "tracekit.messaging.queue.duration"
+LOST_MESSAGES: Final = "tracekit.messaging.lost.messages"
 FLOW_DURATION: Final = "tracekit.flow.duration"
 DROPPED: Final = "tracekit.dropped"
 

@@ -139,6 +139,8 @@ def calling(engine: Engine, transport: Transport, hook: Hook, function: Function
         finally:
             _inside.reset(token)
             inside.client = None
+        if result is client and engine.queues.put(transport, client, begun):
+            return result
         if is_coroutine(result):
             again = functools.partial(function, *given[0], **given[1])
             return _answered(transport, hook, client, begun, result, again)
@@ -228,6 +230,8 @@ def receiving(engine: Engine, transport: Transport, hook: Hook, function: Functi
             with shielded(hook.name):
                 engine.receiver.failed(transport, hook.name, client, start_ns, error)
             raise
+        if result is client and engine.queues.put_fetch(engine, transport, hook, client, bound, start_ns):
+            return result
         if is_coroutine(result):
             return _fetched(engine, transport, hook, client, bound, result, start_ns)
         with shielded(hook.name):

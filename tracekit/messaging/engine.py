@@ -22,6 +22,7 @@ from tracekit.messaging.contrib import ContribTurn, keep, stand_down
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
 from tracekit.messaging.pushes import delivering, registering
+from tracekit.messaging.queues import Queues, flushing
 from tracekit.messaging.receiving import Receiver
 from tracekit.messaging.retries import note_retries
 from tracekit.messaging.telemetry import referable
@@ -65,6 +66,7 @@ class Engine:
         self.telemetry = telemetry
         self.parent = parent
         self.receiver = Receiver(telemetry, has_spans=has_receive_spans)
+        self.queues = Queues()
         self.is_installed = True
         self._by_contrib = by_contrib
         self._transports: dict[str, Transport] = {}
@@ -127,7 +129,7 @@ class Engine:
                 return
             with self._lock:
                 self._known[transport.package, key] = message, weakref.ref(client)
-                while len(self._known) > _MAX_KNOWN:
+                while len(self._known) > max(_MAX_KNOWN, len(messages)):
                     self._known.popitem(last=False)
 
     # -- hooks ---------------------------------------------------------------------------------------
@@ -143,6 +145,8 @@ class Engine:
                 return functools.partial(self._iterating, transport, hook)
             case "callback":
                 return functools.partial(registering, self, transport, hook)
+            case "flush":
+                return functools.partial(flushing, self, transport)
             case "make":
                 return functools.partial(self._making, transport, hook)
             case "deliver":
@@ -209,6 +213,8 @@ class Engine:
             if transport.package in self._keyed:
                 self._remember(transport, client, result, messages)
             self.receiver.received(transport, name, client, messages, start_ns)
+        if call is not None and (lost := transport.lost(call, result)):
+            self.receiver.lost(transport, name, client, lost)
         return messages
 
     def pushed(self, transport: Transport, name: str, given: object, call: Call) -> Process | None:

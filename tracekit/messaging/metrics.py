@@ -90,6 +90,10 @@ _HISTOGRAMS: Final = {
 _COUNTERS: Final = {
     "sent_messages": (semconv.SENT_MESSAGES, "Number of messages a producer attempted to send."),
     "consumed_messages": (semconv.CONSUMED_MESSAGES, "Number of messages delivered to the application."),
+    "lost_messages": (
+        semconv.LOST_MESSAGES,
+        "Number of messages that the broker dropped before anybody was done with them.",
+    ),
 }
 
 
@@ -105,6 +109,7 @@ class Instruments:
     flow_duration: Distributions
     sent_messages: Counts
     consumed_messages: Counts
+    lost_messages: Counts
 
     def __init__(self, meter: Meter, cells: Cells | None) -> None:
         for name, (metric, description, buckets) in _HISTOGRAMS.items():

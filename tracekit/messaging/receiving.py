@@ -71,6 +71,12 @@ class Receiver:
         """This message was handed to a handler."""
         self._counted(transport, name, client, (message.destination, message.group), 1)
 
+    def lost(self, transport: Transport, name: str, client: object, messages: Sequence[Message]) -> None:
+        """The broker said that these messages are gone, and nobody was done with them."""
+        for (destination, group), number in Counter((one.destination, one.group) for one in messages).items():
+            shape = self._telemetry.shape(transport, client, "receive", name, destination, group=group)
+            shape.count(self._telemetry.instruments.lost_messages, number)
+
     def _counted(
         self, transport: Transport, name: str, client: object, source: tuple[str, str], number: int
     ) -> Shape:

@@ -69,6 +69,8 @@ class Hook:
     function that must run in its caller's context. `retry`: the client sends messages once more by itself;
     `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
 
+    `flush`: it sends what earlier calls only queued in the client, and gives a list of their answers.
+
     `only` is `parameter=value`, where one function serves many operations: this one is meant. `parameters`
     are the names of a function that does not tell them itself (one written in C), `self` first.
     """
@@ -76,7 +78,7 @@ class Hook:
     target: str
     operation: Operation
     name: str
-    scope: Literal["call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make"] = "call"
+    scope: Literal["call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make", "flush"] = "call"
     callback: str = ""
     only: str = ""
     parameters: tuple[str, ...] = ()
@@ -152,6 +154,15 @@ class Transport(Source, Protocol):
         """The same call that fetches, asking for our headers too, where a client must ask for them."""
         ...
 
+    def queued(self, client: object) -> Sequence[object]:
+        """What waits in the client for the call of a `flush` hook, the latest last: for each call the object
+        that stands for it there. Asked where a call gave its own client. Empty without such hooks."""
+        ...
+
+    def lost(self, call: Call, result: object) -> Sequence[Message]:
+        """The messages of which the answer to a call that fetches says that they are gone, undone."""
+        ...
+
     def incoming(self, result: object, call: Call | None = None) -> Sequence[Message]:
         """The messages in what a client gave: a record, several of them, or nothing.
 
@@ -206,6 +217,12 @@ class Plain:
 
     def asking(self, call: Call) -> Call:
         return call
+
+    def queued(self, client: object) -> Sequence[object]:
+        return ()
+
+    def lost(self, call: Call, result: object) -> Sequence[Message]:
+        return ()
 
     def key(self, record: object) -> Hashable | None:
         return None
