@@ -97,6 +97,8 @@ FLOW_ORIGIN: Final = "tracekit.flow.origin"
 """Metric label: the service where the flow began."""
 WAIT: Final = "tracekit.messaging.wait"
 """True: no work, but the time of a message in its queue, for viewers that draw spans and nothing else."""
+IN_BATCH: Final = "tracekit.messaging.in_batch"
+"""Metric label, true: the processing of one message of a batch. Its time is in that of the batch too."""
 WAIT_SOURCE: Final = "tracekit.messaging.wait.source"
 """Metric label: as PUBLISHED_AT_SOURCE."""
 

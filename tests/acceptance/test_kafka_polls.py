@@ -209,6 +209,29 @@ def test_case_22_the_waits_of_a_batch_are_measured_once_each(topic: Topic, flows
     ]
 
 
+def test_the_work_of_a_message_of_a_batch_is_told_from_that_of_the_batch_which_has_it_too(
+    topic: Topic, flows: Captured
+) -> None:
+    topic.put(b"first", b"second", headers=context_headers())
+    first, second = topic.polled(2)
+
+    with tracekit.process_batch([first, second]) as batch:
+        with batch.message(first):
+            pass
+        with pytest.raises(ValueError, match="no such order"), batch.message(second):
+            raise ValueError("no such order")
+
+    labels = topic.labels("process", "process", **group(topic))
+    within = {**labels, "tracekit.messaging.in_batch": True}
+    found = [(measured, count) for measured, _, count in points(flows, "messaging.process.duration")]
+    assert sorted(found, key=lambda each: len(each[0])) == [
+        (labels, 1),
+        (within, 1),
+        ({**within, "error.type": "ValueError"}, 1),
+    ]
+    assert [each.attributes.get("tracekit.messaging.in_batch") for each in flows.spans] == [None] * 3
+
+
 def test_what_a_batch_sends_for_all_belongs_to_no_flow(topic: Topic, flows: Captured) -> None:
     topic.put(headers=context_headers())
 

@@ -90,7 +90,7 @@ class Batch(Nested):
     def message(self, record: object) -> Process:
         """The processing of one message of the batch: a child span in that message's own flow."""
         (message,), client = self._engine.described(self._transport, record)
-        return Process(self._engine, self._transport, message, record, client, waited=False)
+        return Process(self._engine, self._transport, message, record, client, in_batch=True)
 
     def end(self, error: BaseException | None = None, *, leaked: bool = False) -> None:
         """The batch is done, or failed with `error`."""

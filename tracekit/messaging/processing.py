@@ -40,6 +40,7 @@ class Process(Nested):
 
     __slots__ = (
         "_checkpoint",
+        "_in_batch",
         "_pathway",
         "_shape",
         "_start_ns",
@@ -56,9 +57,10 @@ class Process(Nested):
         client: object = None,
         parent: ParentRule | None = None,
         *,
-        waited: bool = True,
+        in_batch: bool = False,
     ) -> None:
         self.record = record
+        self._in_batch = in_batch
         self.ended = False
         self.may_leak = False
         self.saved = otel.get_current()
@@ -88,7 +90,7 @@ class Process(Nested):
             place,
         )
         self.context = ours.within(span, place, around)
-        if waited:  # in a batch, the batch has said it already
+        if not in_batch:  # else the batch has said it already
             telemetry.waited(shape, arrived, start_ns, span.get_span_context())
 
     def destination_of(self, source: Source) -> str:
@@ -119,9 +121,10 @@ class Process(Nested):
         if leaked:  # its duration says nothing about the work
             return
         here = self.span.get_span_context()
-        self._telemetry.processed(self._shape, end_ns - self._start_ns, here, failure)
+        telemetry = self._telemetry
+        telemetry.processed(self._shape, end_ns - self._start_ns, here, failure, in_batch=self._in_batch)
         if not self._checkpoint.sent:
-            self._telemetry.flow_ended(self._pathway, end_ns, here, failure)
+            telemetry.flow_ended(self._pathway, end_ns, here, failure)
 
 
 def current_process(context: Context | None = None) -> Process | None:

@@ -49,6 +49,7 @@ class Shape:
         "_counts",
         "_distributions",
         "attributes",
+        "in_batch",
         "is_noted",
         "kind",
         "labels",
@@ -73,6 +74,8 @@ class Shape:
         """Whether it is known already who reads its destination."""
         self.wait: Shape | None = None
         """That of the spans that show the waits of its messages, once there is one."""
+        self.in_batch: Shape | None = None
+        """That of the metrics of its messages in a batch, once there is one."""
         self._distributions: dict[tuple[Distributions, str], Distribution] = {}
         self._counts: dict[tuple[Counts, str], Count] = {}
 
@@ -247,8 +250,15 @@ class Telemetry:
             start_ns
         )
 
-    def processed(self, shape: Shape, took_ns: int, span: SpanContext, failure: str) -> None:
-        """How long the processing took."""
+    def processed(
+        self, shape: Shape, took_ns: int, span: SpanContext, failure: str, *, in_batch: bool = False
+    ) -> None:
+        """How long the processing took: of a message, of a batch, or (`in_batch`) of a message of one."""
+        if in_batch:
+            if shape.in_batch is None:
+                labels: Attributes = {**shape.labels, semconv.IN_BATCH: True}
+                shape.in_batch = Shape(shape.name, shape.kind, shape.attributes, labels, None)
+            shape = shape.in_batch
         shape.record(self.instruments.process_duration, took_ns, span, semconv.ERROR_TYPE, failure)
 
     def operated(self, shape: Shape, took_ns: int, span: SpanContext, failure: str = "") -> None:
