@@ -20,11 +20,16 @@ _topics: Final = itertools.count(1)
 _PATIENCE_MS: Final = 10_000
 
 
+def is_required() -> bool:
+    """Whether servers that are missing are to be installed: `make test-real` says so."""
+    return os.environ.get("TRACEKIT_TEST_SERVERS") == "required"
+
+
 def on_this_machine(command: str) -> None:
     """Return where a server is installed; `make test-real` installs it, `make test` skips what needs it."""
     if found(command) is not None:
         return
-    if os.environ.get("TRACEKIT_TEST_SERVERS") == "required":
+    if is_required():
         ensure([command])
         return
     pytest.skip(f"{command} is not installed: as root, apt-get install {PACKAGES[command]}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.brokers import Kafka
+from tests.brokers import Kafka, is_required
 from tracekit import guard
 
 if TYPE_CHECKING:
@@ -77,6 +77,18 @@ def kafka_broker() -> Iterator[Broker]:
 
     with embedded_broker() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pubsub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of Pub/Sub's fake server, one for each process of pytest."""
+    from tests.integration.servers.programs import PROGRAMS
+    from tests.integration.servers.pubsub import pubsub
+
+    if not PROGRAMS["pubsub"].path.exists() and not is_required():
+        pytest.skip("the Pub/Sub server is not made: python -m tests.integration.servers pubsub")
+    with pubsub(tmp_path_factory.mktemp("pubsub")) as address:
+        yield address
 
 
 @pytest.fixture

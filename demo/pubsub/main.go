@@ -12,6 +12,7 @@ import (
 	"cloud.google.com/go/pubsub/v2/pstest"
 )
 
+// Where it listens, unless it is told another address.
 const address = ":8085"
 
 func main() {
@@ -24,7 +25,11 @@ func main() {
 		connection.Close()
 		return
 	}
-	server := pstest.NewServerWithAddress(address)
+	where := address
+	if len(os.Args) > 1 {
+		where = os.Args[1]
+	}
+	server := pstest.NewServerWithAddress(where)
 	defer server.Close()
 	log.Printf("Pub/Sub at %s", server.Addr)
 	end := make(chan os.Signal, 1)

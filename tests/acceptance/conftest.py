@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from tests.brokers import Kafka
 
-FOREIGN = frozenset({"opentelemetry.instrumentation.kafka"})
-"""Scopes that keep to older conventions: OpenTelemetry's own instrumentation of kafka-python."""
+FOREIGN = frozenset({"opentelemetry.instrumentation.kafka", "google.cloud.pubsub_v1"})
+"""Scopes that keep to older conventions: contrib's instrumentation of kafka-python, Pub/Sub's client."""
 
 
 @pytest.fixture(scope="session")

@@ -39,10 +39,15 @@ class _Inside:
     Tasks and threads that are begun meanwhile have a copy of the context, and may outlive the call.
     """
 
-    __slots__ = ("client",)
+    __slots__ = ("client", "is_all")
 
-    def __init__(self, client: object) -> None:
+    def __init__(self, client: object, *, is_all: bool = False) -> None:
         self.client: object = client
+        self.is_all = is_all
+
+    def is_of(self, client: object) -> bool:
+        """Whether what is called of this client now is a part of what is under way."""
+        return self.client is client or self.is_all
 
 
 _MAX_KINDS: Final = 200
@@ -78,6 +83,20 @@ async def awaited_within(client: object, awaited: Coroutine[Any, Any, Any]) -> A
         inside.client = None
 
 
+def inner(function: Function) -> Function:
+    """The client's own work: what it calls of any client of its kind is none of the application's calls."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = _inside.set(_Inside(None, is_all=True))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _inside.reset(token)
+
+    return call
+
+
 def is_coroutine(result: object) -> bool:
     """Whether a call is done only once what it gave was awaited."""
     kind = type(result)
@@ -98,7 +117,7 @@ def calling(engine: Engine, transport: Transport, hook: Hook, function: Function
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         client = args[0] if args else kwargs.get("self")
-        if _inside.get().client is client or is_suppressed():
+        if _inside.get().is_of(client) or is_suppressed():
             return function(*args, **kwargs)
         begun: _Begun | None = None
         given = args, kwargs
@@ -215,7 +234,7 @@ def receiving(engine: Engine, transport: Transport, hook: Hook, function: Functi
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         client = args[0] if args else kwargs.get("self")
-        if _inside.get().client is client or is_suppressed():
+        if _inside.get().is_of(client) or is_suppressed():
             return function(*args, **kwargs)
         bound: Call | None = None
         with shielded(hook.name):

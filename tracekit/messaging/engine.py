@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
-from tracekit.messaging.calls import awaited_within, calling, is_suppressed, receiving, within
+from tracekit.messaging.calls import awaited_within, calling, inner, is_suppressed, receiving, within
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
@@ -147,6 +147,8 @@ class Engine:
                 return functools.partial(registering, self, transport, hook)
             case "flush":
                 return functools.partial(flushing, self, transport)
+            case "inner":
+                return inner
             case "make":
                 return functools.partial(self._making, transport, hook)
             case "deliver":

@@ -138,7 +138,9 @@ def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Send
         destination = turn.destination_of(transport)
     groups = {message.group for message in messages}
     group = groups.pop() if len(groups) == 1 else ""
-    shape = telemetry.shape(transport, call["self"], "settle", hook.name, destination, group=group)
+    # A message that settles itself is no client.
+    client = None if transport.records(call["self"]) else call["self"]
+    shape = telemetry.shape(transport, client, "settle", hook.name, destination, group=group)
     attributes = {**shape.attributes, **messages[0].attributes} if len(messages) == 1 else shape.attributes
     start_ns = time.time_ns()
     span = telemetry.tracer.start_span(shape.name, context, shape.kind, attributes, None, start_ns)

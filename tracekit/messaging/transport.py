@@ -68,6 +68,7 @@ class Hook:
     call itself is what hands one message to its handlers. `carry`: the parameter named `callback` holds a
     function that must run in its caller's context. `retry`: the client sends messages once more by itself;
     `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
+    `inner`: the client's own work, whose calls of it are none of the application's.
 
     `flush`: it sends what earlier calls only queued in the client, and gives a list of their answers.
 
@@ -78,7 +79,9 @@ class Hook:
     target: str
     operation: Operation
     name: str
-    scope: Literal["call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make", "flush"] = "call"
+    scope: Literal[
+        "call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make", "flush", "inner"
+    ] = "call"
     callback: str = ""
     only: str = ""
     parameters: tuple[str, ...] = ()

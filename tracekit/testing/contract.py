@@ -204,7 +204,7 @@ class TransportContract:
         assert rig.body(handled.record) == body
         assert [name for name, _ in rig.headers(handled.record) if name in _OURS] == []
         assert sent.attributes[semconv.CONTEXT_STATE] == "skipped"
-        assert set(seen.dropped) <= {"size", "oversized"}
+        assert set(seen.dropped) <= {"size", "oversized", "too_many_attributes"}
         assert seen.dropped
 
     def test_the_handlers_exception_arrives_as_the_same_object(self, rig: Rig) -> None:
