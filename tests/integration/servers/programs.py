@@ -74,7 +74,16 @@ class Program:
 
 def made(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
     """The path of a program, which is made where it is missing. Raises ProgramError."""
-    program = PROGRAMS[name]
+    try:
+        return _made(PROGRAMS[name], say)
+    except OSError as error:
+        raise ProgramError(
+            f"nothing can be kept in {FOLDER}: {error}. "
+            "The cure: set XDG_CACHE_HOME to a folder that can be written, or make room there"
+        ) from error
+
+
+def _made(program: Program, say: Callable[[str], None]) -> Path:
     if program.path.exists():
         return program.path
     try:
@@ -89,7 +98,7 @@ def made(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
         if program.path.exists():
             return program.path
         say("being made; this takes minutes, once")
-        with tempfile.TemporaryDirectory(dir=FOLDER, prefix=f"{name}-") as temporary:
+        with tempfile.TemporaryDirectory(dir=FOLDER, prefix=f"{program.name}-") as temporary:
             work = Path(temporary) / "made"
             work.mkdir()
             program.make(work, program.version)
