@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.brokers import Kafka, is_required
+from tests.brokers import Kafka, is_required, on_this_machine
 from tracekit import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tracekit_demo.broker import Broker
+
+    from tests.integration.servers.activemq import ActiveMQ
+    from tests.integration.servers.redis import Redis
 
 pytest_plugins = ["pytester"]
 
@@ -89,6 +92,26 @@ def pubsub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("the Pub/Sub server is not made: python -m tests.integration.servers pubsub")
     with pubsub(tmp_path_factory.mktemp("pubsub")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """Debian's Redis, one for each process of pytest."""
+    from tests.integration.servers.redis import redis
+
+    on_this_machine("redis-server")
+    with redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def activemq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
+    """Debian's ActiveMQ, one for each process of pytest."""
+    from tests.integration.servers.activemq import activemq
+
+    on_this_machine("activemq")
+    with activemq(tmp_path_factory.mktemp("activemq")) as running:
+        yield running
 
 
 @pytest.fixture

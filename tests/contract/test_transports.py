@@ -9,12 +9,14 @@ import pytest
 
 from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tests.contract.rigs.pubsub import PubSubRig
+from tests.contract.rigs.redis_streams import RedisAsyncRig, RedisRig
 from tracekit.testing import Rig, TransportContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.brokers import Kafka
+    from tests.integration.servers.redis import Redis
 
 
 class TestKafkaPython(TransportContract):
@@ -29,4 +31,20 @@ class TestPubSub(TransportContract):
     def rig(self, pubsub_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_server)
         with closing(PubSubRig()) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestRedisStreams(TransportContract):
+    @pytest.fixture
+    def rig(self, redis_server: Redis) -> Iterator[Rig]:
+        with closing(RedisRig(redis_server.url)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestRedisStreamsByAsyncio(TransportContract):
+    @pytest.fixture
+    def rig(self, redis_server: Redis) -> Iterator[Rig]:
+        with closing(RedisAsyncRig(redis_server.url)) as rig:
             yield rig
