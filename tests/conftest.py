@@ -16,7 +16,7 @@ from tests.brokers import Kafka, is_required, on_this_machine
 from tracekit import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from tracekit_demo.broker import Broker
 
@@ -38,6 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell that runs us in the background ignores it, and so would every program that we start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that `make test-real` is there for is never skipped."""
+    report = yield
+    is_to_run = item.get_closest_marker("real") or (is_required() and item.get_closest_marker("server"))
+    if report.skipped and is_to_run and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"it is to run, and was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
