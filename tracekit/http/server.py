@@ -8,29 +8,26 @@ Where contrib cannot be had, FastAPI's own stays the owner.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 
-from tracekit import semconv
-from tracekit.context import Checkpoint, with_checkpoint
 from tracekit.guard import shielded
 from tracekit.http import background
 from tracekit.http.asgi import make_safe
 from tracekit.http.lifespan import flushing
 from tracekit.http.names import stable_names
 from tracekit.messaging.nesting import unleaked
-from tracekit.tracing.propagator import Arrival, arriving
+from tracekit.tracing.arrivals import Arrivals
+from tracekit.tracing.propagator import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from fastapi import FastAPI
-    from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span
 
     from tracekit.http.applications import Applications
@@ -47,7 +44,6 @@ CONTRIB: Final = "opentelemetry.instrumentation.fastapi"
 
 _ARRIVAL: Final = "tracekit.arrival"  # in the scope of a request: an application around this one has it
 _NATIVE: Final = "fastapi.telemetry"  # in the scope of a request: FastAPI's own telemetry stands down
-_NS: Final = 1_000_000_000
 
 
 def install(patches: Patches, service: str, trust: Trust, flush: Callable[[], object]) -> None:
@@ -57,14 +53,7 @@ def install(patches: Patches, service: str, trust: Trust, flush: Callable[[], ob
     """
     stable_names(patches)
     applications = _contrib(patches)
-    duration = metrics.get_meter("tracekit", schema_url=semconv.SCHEMA_URL).create_histogram(
-        semconv.FLOW_DURATION,
-        semconv.SECONDS,
-        # To the letter as the messaging engine has it: for the SDK they are one instrument then.
-        "Time from a flow's beginning to a place where it may end.",
-        explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
-    )
-    served = _Served(service, trust, duration, applications, flush)
+    served = _Served(Arrivals(service, trust), applications, flush)
     background.install(patches)
     patches.wrap("fastapi.applications:FastAPI.__call__", served.around)
     if applications is not None:
@@ -113,17 +102,10 @@ class _Served:
     """What is done around every call of an application."""
 
     def __init__(
-        self,
-        service: str,
-        trust: Trust,
-        duration: Histogram,
-        applications: Applications | None,
-        flush: Callable[[], object],
+        self, arrivals: Arrivals, applications: Applications | None, flush: Callable[[], object]
     ) -> None:
-        self._service = service
+        self._arrivals = arrivals
         self._flush = flush
-        self._trust = trust
-        self._duration = duration
         self._applications = applications
 
     def around(self, original: Application) -> Application:
@@ -164,39 +146,20 @@ class _Served:
         if trace.get_current_span(context) is not trace.INVALID_SPAN:
             scope[_ARRIVAL] = None  # called from within the process: part of what calls it
             return _Request(None, context)
-        checkpoint = Checkpoint() if kind == "http" else None
-        arrival = Arrival(checkpoint, trusted=self._is_trusted(app, scope))
-        scope[_ARRIVAL] = arrival
-        if checkpoint is not None:
-            context = with_checkpoint(checkpoint, context)
-        return _Request(arrival, arriving(arrival, context))
-
-    def _is_trusted(self, app: FastAPI, scope: Scope) -> bool:
-        if not self._trust.routes:
-            return True
         path: str = scope["path"]
         root = (app.root_path or scope.get("root_path", "")).rstrip("/")
-        return self._trust.takes(path) and self._trust.takes(path.removeprefix(root))
+        arrival, context = self._arrivals.begin(
+            context, path, path.removeprefix(root), may_end=kind == "http"
+        )
+        scope[_ARRIVAL] = arrival
+        return _Request(arrival, context)
 
     def _end(self, request: _Request) -> None:
-        """Record the flow's duration, where it began with this request and nothing was sent on."""
-        arrival = request.arrival
-        if arrival is None or arrival.checkpoint is None or arrival.pathway is None:
-            return
-        if arrival.brought_flow or arrival.checkpoint.sent:
-            return
-        labels = {
-            semconv.FLOW_END: "request",
-            semconv.FLOW_ORIGIN: self._service or arrival.pathway.origin,
-        }
-        if isinstance(request.failure, Exception):
-            labels[semconv.ERROR_TYPE] = type(request.failure).__name__
-        elif request.failure is not None:
+        failure = request.failure
+        if request.arrival is None or not (failure is None or isinstance(failure, Exception)):
             return  # cancelled: neither done nor failed
-        elif request.status >= 500:
-            labels[semconv.ERROR_TYPE] = str(request.status)
-        seconds = max(0, time.time_ns() - arrival.pathway.origin_ns) / _NS
-        self._duration.record(seconds, labels)
+        failed = str(request.status) if request.status >= 500 else ""
+        self._arrivals.end(request.arrival, type(failure).__name__ if failure is not None else failed)
 
 
 def _clean(context: Context) -> Context:
