@@ -6,14 +6,17 @@ import json
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tracekit.flow.search import parse
 from tracekit.model import Kind, Link, Service, Span
 from tracekit.otlp import encode_spans
 from tracekit.sources import JaegerSource, NotFoundError, SourceError
@@ -73,7 +76,9 @@ def answering(answer: Callable[[str, dict[str, str]], tuple[int, bytes]]) -> Ite
 NOT_FOUND: Final = (404, b'{"error":{"httpCode":404,"message":"No traces found"}}')
 
 
-def jaeger(spans: Sequence[Span], *, filters: bool, asked: list[Any] | None = None) -> Any:
+def jaeger(
+    spans: Sequence[Span], *, filters: bool = False, tags: bool = True, asked: list[Any] | None = None
+) -> Any:
     """What a Jaeger with these spans answers; one of version 2.13 does not filter by attributes."""
 
     def answer(path: str, given: dict[str, str]) -> tuple[int, bytes]:
@@ -85,11 +90,28 @@ def jaeger(spans: Sequence[Span], *, filters: bool, asked: list[Any] | None = No
         if path.startswith("/api/v3/traces/"):
             found = [span for span in spans if span.trace_id == path.rpartition("/")[2]]
             return (200, result(*found)) if found else NOT_FOUND
+        if path == "/api/traces":
+            if not tags:
+                return 404, b'{"error": "there is nothing here"}'
+            since, until = int(given["start"]) * 1000, int(given["end"]) * 1000
+            wanted, most = json.loads(given["tags"]), int(given["limit"])
+        else:
+            since, until = (
+                int(datetime.fromisoformat(given[f"query.start_time_{end}"]).timestamp() * 1e6) * 1000
+                for end in ("min", "max")
+            )
+            wanted = json.loads(given.get("query.attributes", "{}")) if filters else {}
+            most = int(given["query.num_traces"])
         service = given.get("query.service_name") or given.get("service")
-        traces = {span.trace_id for span in spans if span.service.name == service}
-        wanted = json.loads(given.get("query.attributes", "{}") if filters else given.get("tags", "{}"))
-        for name, value in wanted.items():
-            traces &= {span.trace_id for span in spans if span.attributes.get(name) == value}
+        meeting = [
+            span
+            for span in spans
+            if span.service.name == service
+            and since <= span.start_ns <= until + 999
+            and all(span.attributes.get(name) == value for name, value in wanted.items())
+        ]
+        meeting.sort(key=lambda span: -span.start_ns)
+        traces = [*dict.fromkeys(span.trace_id for span in meeting)][:most]
         if path == "/api/traces":
             return 200, json.dumps({"data": [{"traceID": trace.lstrip("0")} for trace in traces]}).encode()
         found = [span for span in spans if span.trace_id in traces]
@@ -98,9 +120,35 @@ def jaeger(spans: Sequence[Span], *, filters: bool, asked: list[Any] | None = No
     return answer
 
 
-@pytest.mark.parametrize("filters", [True, False], ids=["by attributes", "as Jaeger 2.13"])
-def test_a_flow_is_the_trace_of_its_entry_and_those_that_carry_its_id(filters: bool) -> None:
-    with answering(jaeger([ENTRY, SEND, APART, STRANGE], filters=filters)) as url:
+def orders(number: int, *, apart_ns: int = 1_000_000_000, until_ns: int = NOW) -> list[Span]:
+    """So many orders, each of an entry and a span of another service in a trace of its own, over a link."""
+    found = []
+    for n in range(1, number + 1):
+        start_ns, flow_id = until_ns - (number - n) * apart_ns - 1000, f"{n:032x}"
+        marked = {"tracekit.flow.id": flow_id}
+        entry = replace(ENTRY, trace_id=flow_id, start_ns=start_ns, end_ns=start_ns + 40, attributes=marked)
+        send = replace(SEND, trace_id=flow_id, start_ns=start_ns + 5, end_ns=start_ns + 9,
+                       attributes={**SEND.attributes, **marked})  # fmt: skip
+        apart = replace(
+            APART, trace_id=f"{n + 0xF000:032x}", start_ns=start_ns + 50, end_ns=start_ns + 70,
+            attributes={**APART.attributes, **marked, "order.id": str(n)},
+            links=(Link(flow_id, "b" * 16, marked),),
+        )  # fmt: skip
+        found += [entry, send, apart]
+    return found
+
+
+def known(url: str, now_ns: int = NOW + 10_000_000_000) -> Jaeger:
+    return Jaeger(url, now_ns=lambda: now_ns)
+
+
+@pytest.mark.parametrize(
+    ("tags", "filters"),
+    [(True, False), (False, True), (False, False)],
+    ids=["by tags, as Jaeger 2.13", "by attributes", "by neither"],
+)
+def test_a_flow_is_the_trace_of_its_entry_and_those_that_carry_its_id(tags: bool, filters: bool) -> None:
+    with answering(jaeger([ENTRY, SEND, APART, STRANGE], tags=tags, filters=filters)) as url:
         flow = JaegerSource(url).flow(FLOW)
 
     assert (flow.spans, flow.breaks) == ((ENTRY, SEND, APART), ())
@@ -112,7 +160,9 @@ def test_it_is_asked_for_spans_as_they_came() -> None:
     with answering(jaeger([ENTRY], filters=True, asked=asked)) as url:
         JaegerSource(url).flow(FLOW)
 
-    raw = {given.get("raw_traces", given.get("query.raw_traces")) for path, given in asked if "trac" in path}
+    raw = {
+        given.get("raw_traces", given.get("query.raw_traces")) for path, given in asked if "v3/traces" in path
+    }
     assert raw == {"true"}
 
 
@@ -135,34 +185,135 @@ def test_the_beginning_of_an_id_is_looked_for_among_the_latest() -> None:
             source.flow("abcd")
 
 
-def test_a_list_goes_on_where_its_page_ended() -> None:
-    traces = [
-        replace(ENTRY, trace_id=f"{n:032x}", start_ns=NOW + n, end_ns=NOW + n + 1, attributes={})
-        for n in range(1, 8)
-    ]
-    with answering(jaeger(traces, filters=True)) as url:
-        source, pages, after = JaegerSource(url), list[str](), None
-        while True:
-            page = source.find("name = 'POST /orders'".replace("'", '"'), limit=3, after=after)
-            pages += [flow.id for flow in page.flows]
-            if (after := page.next) is None:
-                break
+def pages(jaeger: Jaeger, query: str, limit: int) -> list[list[str]]:
+    found: list[list[str]] = []
+    after: str | None = None
+    while not found or after is not None:
+        page = jaeger.find(parse(query), limit, after)
+        found.append([flow.id for flow in page.flows])
+        after = page.next
+    return found
 
-    assert pages == [span.trace_id for span in reversed(traces)]
+
+def test_a_list_goes_on_where_its_page_ended() -> None:
+    spans = orders(7)
+    with answering(jaeger(spans)) as url:
+        found = pages(known(url), 'name = "POST /orders"', 3)
+
+    latest = [f"{n:032x}" for n in range(7, 0, -1)]
+    assert found == [latest[:3], latest[3:6], latest[6:]]
+
+
+def test_a_flow_over_links_is_listed_and_found_whole() -> None:
+    with answering(jaeger([ENTRY, SEND, APART])) as url:
+        (whole,) = known(url).find(parse("service=billing"), 5, None).flows
+        (slow,) = known(url).find(parse("waited > 40ns service=billing"), 5, None).flows
+
+    assert (whole.completion_ns, whole.waited_ns, whole.services) == (70, 41, ("orders", "billing"))
+    assert slow == whole
+
+
+def test_what_may_still_come_is_no_break_in_a_list() -> None:
+    orphan = replace(SEND, parent_id="e" * 16)
+    with answering(jaeger([orphan])) as url:
+        (soon,) = known(url, NOW + 1_000_000_000).find((), 5, None).flows
+        (later,) = known(url, NOW + 20_000_000_000).find((), 5, None).flows
+
+    assert (soon.breaks, later.breaks) == ((), ("parent_absent",))
+
+
+def test_more_than_are_asked_for_at_once_are_all_found() -> None:
+    with answering(jaeger(orders(90, apart_ns=10_000_000))) as url:
+        found = pages(known(url, NOW + 1_000_000_000), "", 100)
+
+    assert found[0] == [f"{n:032x}" for n in range(90, 0, -1)]
+
+
+def test_what_was_read_is_not_asked_for_again() -> None:
+    asked: list[Any] = []
+    spans = orders(120, apart_ns=10_000_000_000)
+    now = NOW
+    with answering(lambda path, given: jaeger(spans, asked=asked)(path, given)) as url:
+        reader = Jaeger(url, now_ns=lambda: now)
+        reader.find((), 100, None)
+        reader.find((), 100, None)  # and once what may be late
+        asked.clear()
+        now += 1_000_000_000
+        spans += orders(121, apart_ns=10_000_000_000, until_ns=now)[-3:]
+        found = reader.find((), 100, None).flows
+
+    assert [flow.id for flow in found[:2]] == [f"{121:032x}", f"{120:032x}"]
+    since = [given["query.start_time_min"] for path, given in asked if path == "/api/v3/traces"]
+    assert len(since) == 2  # of each service once
+    assert all(datetime.fromisoformat(each).timestamp() >= NOW / 1e9 - 6 for each in since)
+
+
+def test_those_who_ask_meanwhile_share_what_one_reads() -> None:
+    asked: list[Any] = []
+    begun, go_on = threading.Event(), threading.Event()
+    answer: Callable[[str, dict[str, str]], tuple[int, bytes]] = jaeger([ENTRY])
+
+    def slow(path: str, given: dict[str, str]) -> tuple[int, bytes]:
+        if path == "/api/v3/services":
+            asked.append(path)
+            begun.set()
+            assert go_on.wait(10)
+        return answer(path, given)
+
+    with answering(slow) as url, ThreadPoolExecutor(5) as threads:
+        reader = known(url, NOW + 1_000_000_000)
+        first = threads.submit(reader.find, (), 1, None)
+        assert begun.wait(10)
+        others = [threads.submit(reader.find, (), 1, None) for _ in range(4)]
+        while sum(each.running() for each in others) < 4:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        go_on.set()
+        found = {each.result().flows for each in (first, *others)}
+
+    assert len(found) == 1
+    assert len(asked) == 2  # the first's, and one for all who asked after it began
+
+
+def test_an_attribute_is_looked_for_by_its_tag() -> None:
+    asked: list[Any] = []
+    spans = orders(60, apart_ns=60_000_000_000)
+    with answering(jaeger(spans, asked=asked)) as url:
+        found = known(url).find(parse("order.id=3"), 5, None)
+
+    assert ([flow.id for flow in found.flows], found.next) == ([f"{3:032x}"], None)
+    assert not [path for path, _ in asked if path == "/api/v3/traces"]  # no list was read for it
+
+
+def test_the_id_of_any_of_its_traces_finds_a_flow() -> None:
+    with answering(jaeger([ENTRY, SEND, APART, STRANGE])) as url:
+        source = JaegerSource(url)
+        assert source.flow(OTHER).id == FLOW
+        assert source.document(OTHER)["summary"]["id"] == FLOW  # type: ignore[index]  # it is an object
+        with pytest.raises(NotFoundError, match=r"has no flow e{32}, and no trace of one"):
+            source.flow("e" * 32)
+
+
+def test_a_trace_of_several_flows_does_not_say_which_one_is_meant() -> None:
+    other = replace(APART, span_id="e" * 16, attributes={"tracekit.flow.id": "e" * 32}, links=())
+    with answering(jaeger([APART, other])) as url, pytest.raises(
+        SourceError, match=r"is a trace of several flows: 9f3c.*, e{32}; give the id of one of them"
+    ):  # fmt: skip
+        JaegerSource(url).flow(OTHER)
 
 
 def test_what_is_done_is_told_once_and_again_when_it_grew() -> None:
-    now = NOW + 10_000_000_000
-    known: OrderedDict[str, int] = OrderedDict()
+    now = NOW + 4_000_000_000
+    told: OrderedDict[str, int] = OrderedDict()
     spans = [ENTRY]
     with answering(lambda path, given: jaeger(spans, filters=True)(path, given)) as url:
         source = Jaeger(url, now_ns=lambda: now)
-        first = [built.summary.spans for built in source.settled((), known)]
-        again = [built.summary.spans for built in source.settled((), known)]
+        first = [built.summary.spans for built in source.settled((), told)]
+        again = [built.summary.spans for built in source.settled((), told)]
         spans.append(SEND)
-        grown = [built.summary.spans for built in source.settled((), known)]
+        grown = [built.summary.spans for built in source.settled((), told)]
         spans.append(replace(APART, end_ns=now))  # under way a moment ago
-        busy = [built.summary.spans for built in source.settled((), known)]
+        busy = [built.summary.spans for built in source.settled((), told)]
 
     assert (first, again, grown, busy) == ([1], [], [2], [])
 

@@ -41,6 +41,19 @@ def flow_spans(index: SpanIndex, flow_id: str) -> tuple[Span, ...]:
     return _Collection(index, flow_id).collected()
 
 
+def flows_of(spans: Iterable[Span]) -> tuple[str, ...]:
+    """Ids of the flows that these spans say they are part of; those on links, where no span says one."""
+    spans = tuple(spans)
+    own = [facts.flow_id(span) for span in spans]
+    said = own if any(own) else [facts.flow_id(link) for span in spans for link in span.links]
+    return tuple(dict.fromkeys(flow_id for flow_id in said if flow_id is not None))
+
+
+def several_flows(trace_id: str, ids: Sequence[str]) -> str:
+    """That a trace is part of several, so that it does not say which one is meant."""
+    return f"{trace_id} is a trace of several flows: {', '.join(ids[:10])}; give the id of one of them"
+
+
 _Way: TypeAlias = "tuple[Span, Link | None]"
 """Down to a span: as a child, or by this link of it."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tracekit.sources.api import API_PORT, DEFAULT_SERVER, ApiSource
-from tracekit.sources.jaeger import DEFAULT_JAEGER, JaegerSource
+from tracekit.sources.jaeger_api import DEFAULT_JAEGER
+from tracekit.sources.jaeger_source import JaegerSource
 from tracekit.sources.source import Notice, Source
 from tracekit.sources.web import LOOPBACK, LostError, NotFoundError, NotReachedError, SourceError
 

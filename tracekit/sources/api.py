@@ -91,8 +91,15 @@ class ApiSource:
         return {**found, "logs": self.get(f"{path}/logs").get("logs")} if with_logs else found
 
     def endpoint(self) -> str | None:
+        return self._said("otlp_http")
+
+    def jaeger(self) -> str | None:
+        return self._said("jaeger")
+
+    def _said(self, name: str) -> str | None:
+        """What the server's status says by this name beside its archive."""
         more = self.get("/api/status").get("more")
-        found = more.get("otlp_http") if isinstance(more, dict) else None
+        found = more.get(name) if isinstance(more, dict) else None
         return found if isinstance(found, str) else None
 
     def follow(self, query: str) -> Iterator[Summary | Notice]:

@@ -44,6 +44,10 @@ class Source(Protocol):
         """Where to send flows over OTLP/HTTP, so that they can be read here; None where that is not known."""
         ...
 
+    def jaeger(self) -> str | None:
+        """The Jaeger that has the spans of its flows; None where it keeps them itself."""
+        ...
+
     def follow(self, query: str) -> Iterator[Summary | Notice]:
         """Flows that meet the query's text as they settle, or grow after that. Only an error ends it."""
         ...

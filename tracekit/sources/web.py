@@ -34,7 +34,7 @@ _CHUNK: Final = 256 * 1024
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 """Names of this machine."""
 BROKEN: Final = (OSError, http.client.HTTPException)
-GARBAGE: Final = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
+GARBAGE: Final = (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
 Json: TypeAlias = "Mapping[str, object]"
 
