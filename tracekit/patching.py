@@ -74,7 +74,11 @@ class Patches:
 
         class Standing(type(original)):  # type: ignore[misc]  # whatever class its class has
             def __instancecheck__(cls, instance: object) -> bool:
-                return isinstance(instance, original)
+                # Of a subclass of this one, as of any class.
+                return isinstance(instance, original) if cls is ours else super().__instancecheck__(instance)
+
+            def __subclasscheck__(cls, subclass: type) -> bool:
+                return issubclass(subclass, original) if cls is ours else super().__subclasscheck__(subclass)
 
         ours = Standing(original.__name__, (original,), {"__module__": original.__module__})
         ours.__qualname__, ours.__doc__ = original.__qualname__, original.__doc__
@@ -159,6 +163,18 @@ class Joined(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt ships no types
             return super().__getattribute__(f"_self_{name}")
         return super().__getattribute__(name)
 
+    def __enter__(self) -> Any:
+        entered = self.__wrapped__.__enter__()
+        return self if entered is self.__wrapped__ else entered
+
+    def __exit__(self, *given: Any) -> Any:
+        return self.__wrapped__.__exit__(*given)
+
+
+def unjoined(client: object) -> object:
+    """The object itself, of one that is joined."""
+    return client.__wrapped__ if type(client) is Joined else client
+
 
 @dataclass(frozen=True, slots=True)
 class Integration:
@@ -223,15 +239,23 @@ def _was_imported(package: str) -> None:
         action()
 
 
+def _parameter(name: str) -> inspect.Parameter:
+    rest = name.removeprefix("**")
+    return inspect.Parameter(rest, _EITHER if rest == name else inspect.Parameter.VAR_KEYWORD)
+
+
 class Names:
     """The names of a function's parameters: arguments become a mapping by name, and go back."""
 
     __slots__ = ("_names", "_positional", "_signature", "_simple")
 
     def __init__(self, function: Function, parameters: Sequence[str] = ()) -> None:
-        """`parameters` are the names where the function does not tell them (one written in C)."""
+        """`parameters` are the names where the function does not tell them (one written in C).
+
+        `**name` is all further keywords.
+        """
         self._signature = (
-            inspect.Signature([inspect.Parameter(name, _EITHER) for name in parameters])
+            inspect.Signature([_parameter(name) for name in parameters])
             if parameters
             else inspect.signature(function)
         )

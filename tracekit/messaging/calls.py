@@ -6,6 +6,7 @@ returns, or gives a coroutine that is, shows from what it returned.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Coroutine
@@ -47,7 +48,13 @@ class _Inside:
 
     def is_of(self, client: object) -> bool:
         """Whether what is called of this client now is a part of what is under way."""
-        return self.client is client or self.is_all
+        around = self.client
+        return around is client or self.is_all or (around is not None and _belongs(client, around))
+
+
+def _belongs(client: object, around: object) -> bool:
+    """Whether a client is part of another: an asyncio client has one that blocks, for its threads."""
+    return any(part is client for part in getattr(around, "__dict__", {}).values())
 
 
 _MAX_KINDS: Final = 200
@@ -120,19 +127,18 @@ def calling(engine: Engine, transport: Transport, hook: Hook, function: Function
         if _inside.get().is_of(client) or is_suppressed():
             return function(*args, **kwargs)
         begun: _Begun | None = None
+        told: _Told | None = None
         given = args, kwargs
         try:
             bound: Call | None = names.bind(args, kwargs)
-            told = None
             if hook.callback and bound is not None:
-                told = _Told(transport, hook.callback, bound)
-                bound = told.call
+                told, bound = _telling(engine, transport, hook, bound)
             if bound is not None:
                 begun = begin(engine, transport, hook, bound)
-            if begun is not None:
+            if begun is not None and bound is not None:
                 if told is not None:
-                    told.begun = begun
-                    args, kwargs = given = names.unbind(told.call, len(args))
+                    told.begin(begun)
+                    args, kwargs = given = names.unbind(bound, len(args))
                 if begun.is_changed:
                     args, kwargs = names.unbind(begun.call, len(args))
         except Exception as error:  # noqa: BLE001 - the shield of a hot path
@@ -163,7 +169,8 @@ def calling(engine: Engine, transport: Transport, hook: Hook, function: Function
         if is_coroutine(result):
             again = functools.partial(function, *given[0], **given[1])
             return _answered(transport, hook, client, begun, result, again)
-        _listen(transport, hook, begun, result)
+        if told is None or not told.is_waiting:
+            _listen(transport, hook, begun, result)
         return result
 
     return call
@@ -198,33 +205,69 @@ async def _answered(
 
 def _listen(transport: Transport, hook: Hook, begun: _Begun, result: object) -> None:
     try:
-        if not hook.callback and not transport.listen(result, begun):
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(functools.partial(_heard, begun))
+        elif not transport.listen(result, begun):
             begun(result)
     except Exception as error:  # noqa: BLE001 - the shield of a hot path
         swallow(hook.name, error)
 
 
+def _heard(begun: _Begun, future: asyncio.Future[Any]) -> None:
+    """The broker's answer, in a future of asyncio's."""
+    if future.cancelled():
+        begun(None, asyncio.CancelledError())
+        return
+    # Not by `exception()`: asyncio says so where the application asks for no error, and must go on to.
+    error: BaseException | None = future._exception  # noqa: SLF001
+    begun(None if error is not None else future.result(), error)
+
+
 class _Told:
     """A callback that tells a send the broker's answer, and then the application's own.
 
-    That one runs in the context of its caller. `call` is the call with it; of several names for the
-    parameter (`callback|on_delivery`) it takes the one that was given.
+    That one runs in the context of its caller. Called once.
     """
 
-    def __init__(self, transport: Transport, parameter: str, call: Call) -> None:
-        names = parameter.split("|")
-        name = next((each for each in names if call.get(each) is not None), names[-1])
-        theirs: Any = call.get(name)
+    __slots__ = ("_begun", "_is_told", "_theirs", "_transport")
+
+    def __init__(self, transport: Transport, theirs: Function | None, *, is_told: bool) -> None:
         self._transport = transport
         self._theirs = None if theirs is None else carry(theirs)
-        self.begun: _Begun | None = None
-        self.call: Call = {**call, name: self}
+        self._is_told = is_told
+        self._begun: _Begun | None = None
+
+    def begin(self, begun: _Begun) -> None:
+        """What is told."""
+        self._begun = begun if self._is_told else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the answer is yet to come, or has come, by this callback."""
+        return self._is_told
 
     def __call__(self, *arguments: Any) -> Any:
+        begun, self._begun = self._begun, None  # which has the call, which has this
         with shielded("the broker's answer"):
-            if self.begun is not None:
-                self.begun(*self._transport.told(arguments))
+            if begun is not None:
+                begun(*self._transport.told(arguments))
         return None if self._theirs is None else self._theirs(*arguments)
+
+
+def _telling(engine: Engine, transport: Transport, hook: Hook, call: Call) -> tuple[_Told | None, Call]:
+    """What tells of the answer, and the call with it in the place of the application's own callback.
+
+    Of several names for the parameter (`callback|on_delivery`) it takes the one that was given.
+    """
+    names = hook.callback.split("|")
+    name = next((each for each in names if call.get(each) is not None), names[-1])
+    telling = engine.telling(transport, call.get("self"))
+    named: Any = call.get(name)
+    is_told = telling.of == "all" or (telling.of == "named" and named is not None)
+    if named is None and not is_told:
+        return None, call
+    told = _Told(transport, telling.callback if named is None else named, is_told=is_told)
+    return told, {**call, name: told}
 
 
 def receiving(engine: Engine, transport: Transport, hook: Hook, function: Function) -> Function:

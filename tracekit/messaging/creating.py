@@ -24,10 +24,46 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Link, Span
+    from opentelemetry.trace import Link, Span, SpanContext
 
     from tracekit.messaging.engine import Engine
     from tracekit.messaging.transport import Call, Headers, Hook, Message, Transport
+
+
+class Created:
+    """One message of several, created.
+
+    `span` is None where the message keeps the creation context that the caller put on it, and `headers`
+    where it stays as it is. `context` is its creation context.
+    """
+
+    __slots__ = ("context", "headers", "span")
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        hook: Hook,
+        message: Message,
+        client: object,
+        context: Context,
+    ) -> None:
+        self.span: Span | None = None
+        self.headers: Headers | None = None
+        kept = creation.kept(message.headers, context)
+        if kept is not None:
+            self.context: SpanContext = kept
+            return
+        telemetry = engine.telemetry
+        shape = telemetry.shape(transport, client, "create", "create", message.destination)
+        attributes = {**shape.attributes, **message.attributes}
+        if message.id is not None:
+            attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
+        parent, pathway = trace.get_current_span(context), ours.pathway_of(context)
+        self.span = telemetry.start(shape, parent, attributes, (), time.time_ns(), pathway, context)
+        self.context = self.span.get_span_context()
+        step = semconv.messaging_span_name(hook.name, message.destination)
+        self.headers = creation.fitting(message, self.span, context, f"{step} {transport.system}")
 
 
 class Creating:
@@ -46,18 +82,16 @@ class Creating:
         self._created: list[Span | None] = []
         links: list[Link] = []
         headers: list[Headers | None] = []
-        for message in messages:
-            kept = creation.kept(message.headers, context)
-            if kept is not None:
-                self._created.append(None)
-                links.append(creation.linked(kept))
-                headers.append(None)
-                continue
-            span = self._create(message, call, context)
-            self._created.append(span)
-            links.append(creation.linked(span.get_span_context()))
-            step = semconv.messaging_span_name(hook.name, message.destination)
-            headers.append(creation.fitting(message, span, context, f"{step} {transport.system}"))
+        if (batch := transport.gathered(call)) is not None:
+            added = engine.gathered.pop(batch, None)
+            links = [] if added is None else [creation.linked(each) for each in added.contexts]
+            self._created = [None] * len(messages) if added is None else added.sent_to(messages)
+        else:
+            for message in messages:
+                made = Created(engine, transport, hook, message, call["self"], context)
+                self._created.append(made.span)
+                links.append(creation.linked(made.context))
+                headers.append(made.headers)
         destinations = {message.destination for message in messages}
         self._shape = shape = telemetry.shape(
             transport,
@@ -83,15 +117,6 @@ class Creating:
         if any(each is not None for each in headers):
             self.call = transport.stamp(call, headers)
             self.is_changed = True
-
-    def _create(self, message: Message, call: Call, context: Context) -> Span:
-        telemetry = self._telemetry
-        shape = telemetry.shape(self._transport, call["self"], "create", "create", message.destination)
-        attributes = {**shape.attributes, **message.attributes}
-        if message.id is not None:
-            attributes[semconv.MESSAGING_MESSAGE_ID] = message.id
-        parent, pathway = trace.get_current_span(context), ours.pathway_of(context)
-        return telemetry.start(shape, parent, attributes, (), time.time_ns(), pathway, context)
 
     def is_to_blame(self, error: Exception) -> bool:
         """As that of a `Sending`."""

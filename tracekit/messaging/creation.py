@@ -34,6 +34,10 @@ _COUNT: Final = len(_SACRIFICE)
 _MOST: Final = 32_768  # more than all of ours can come to: tracestate 16 KiB, baggage 8 KiB
 _AROUND_HEADER: Final = 10  # bytes a broker adds to a header at most: two lengths as varints
 
+# 2010 to 2100. Producers stamp seconds, us and ns by mistake, and a mock broker any number.
+_SINCE_NS: Final = 1_262_304_000 * 10**9
+_UNTIL_NS: Final = 4_102_444_800 * 10**9
+
 _NOTHING: Final = Brought(None, None, {})
 _RELAY = otel.create_key("tracekit-relay")
 
@@ -62,11 +66,11 @@ class Arrived:
             self.pathway = brought.pathway or pathway.Pathway(trace.format_trace_id(brought.span.trace_id))
         self.published_ns: int | None = None
         self.source: Literal["", "broker", "header", "client"] = ""
-        if message.published_at_ns is not None:
+        if _is_plausible(message.published_at_ns):
             self.published_ns, self.source = message.published_at_ns, "broker"
         elif brought.pathway is not None and brought.pathway.edge_ns:
             self.published_ns, self.source = brought.pathway.edge_ns, "header"
-        elif message.sent_at_ns is not None:
+        elif _is_plausible(message.sent_at_ns):
             self.published_ns, self.source = message.sent_at_ns, "client"
 
     @property
@@ -113,6 +117,10 @@ def headers_of(span: Span, step: str, context: Context) -> dict[str, str]:
     if isinstance(propagator, OurPropagators):
         return propagator.headers(span.get_span_context(), pathway or ours.pathway_of(inner), step, context)
     return ours.headers_of(ours.with_step(step, inner))
+
+
+def _is_plausible(time_ns: int | None) -> bool:
+    return time_ns is not None and _SINCE_NS <= time_ns <= _UNTIL_NS
 
 
 def _is_traceparent(name: object) -> bool:

@@ -19,6 +19,7 @@ from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
 from tracekit.messaging.calls import awaited_within, calling, inner, is_suppressed, receiving, within
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down
+from tracekit.messaging.gathering import Gathered, adding, gathering
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
 from tracekit.messaging.pushes import delivering, registering
@@ -27,13 +28,13 @@ from tracekit.messaging.receiving import Receiver
 from tracekit.messaging.retries import note_retries
 from tracekit.messaging.telemetry import referable
 from tracekit.messaging.transport import Plain
-from tracekit.patching import IS_MUTABLE, Joined, Names, when_imported
+from tracekit.patching import IS_MUTABLE, Joined, Names, unjoined, when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from tracekit.messaging.telemetry import Telemetry
-    from tracekit.messaging.transport import Call, Hook, Message, Transport
+    from tracekit.messaging.transport import Call, Hook, Message, Telling, Transport
     from tracekit.patching import Function, Patches, Wrapper
 
 ParentRule: TypeAlias = Literal["auto", "message", "link"]
@@ -77,6 +78,8 @@ class Engine:
         self._keyed = {one.package for one in transports if getattr(type(one), "key", None) is not Plain.key}
         self._plain = [transport for transport in transports if transport.is_plain]
         self._turns: weakref.WeakKeyDictionary[object, weakref.ref[Turns]] = weakref.WeakKeyDictionary()
+        self.gathered: weakref.WeakKeyDictionary[object, Gathered] = weakref.WeakKeyDictionary()
+        self._telling: weakref.WeakKeyDictionary[object, Telling] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._known: OrderedDict[Hashable, tuple[Message, weakref.ref[object]]] = OrderedDict()
 
@@ -101,14 +104,16 @@ class Engine:
 
         Any other as it is: its class is hooked, whenever it was made.
         """
-        transport = self._transports.get(_package(client))
+        kinds = [kind for kind in type(client).__mro__ if not kind.__flags__ & IS_MUTABLE]
         wrappers: dict[str, Function] = {}
-        for hook in transport.hooks if transport is not None else ():
-            owner, _, name = hook.target.partition(":")[2].rpartition(".")
-            kind = type(client)
-            function = vars(kind).get(name) if owner == kind.__name__ else None
-            if transport is not None and function is not None and not kind.__flags__ & IS_MUTABLE:
-                wrappers[name] = self.wrapper(transport, hook)(function)
+        for kind in kinds:
+            transport = self._transports.get(kind.__module__.partition(".")[0])
+            for hook in transport.hooks if transport is not None else ():
+                owner, _, name = hook.target.partition(":")[2].rpartition(".")
+                function = vars(kind).get(name) if owner == kind.__name__ else None
+                # A class of the application's may have a function of its own there.
+                if transport is not None and function is not None and getattr(type(client), name) is function:
+                    wrappers[name] = self.wrapper(transport, hook)(function)
         return Joined(client, wrappers) if wrappers else client
 
     def described(self, transport: Transport, record: object) -> tuple[Sequence[Message], object]:
@@ -151,6 +156,10 @@ class Engine:
                 return inner
             case "make":
                 return functools.partial(self._making, transport, hook)
+            case "gather":
+                return functools.partial(gathering, self, transport, hook)
+            case "add":
+                return functools.partial(adding, self, transport, hook)
             case "deliver":
                 return functools.partial(delivering, self, transport, hook)
             case _:
@@ -196,9 +205,15 @@ class Engine:
             with shielded(hook.name):
                 if (call := names.bind(args, kwargs)) is not None:
                     self.telemetry.made(call["self"], transport.made(call))
+                    self._telling[call["self"]] = transport.telling(call)
             return result
 
         return make
+
+    def telling(self, transport: Transport, client: object) -> Telling:
+        """Whom a client tells of the broker's answers."""
+        known = None if referable(client) is None else self._telling.get(client)
+        return transport.telling(None) if known is None else known
 
     def receive(
         self,
@@ -254,13 +269,14 @@ class Engine:
         self.end_leaked(client)
         kind = AsyncConsumerLoop if hasattr(type(source), "__anext__") else ConsumerLoop
         loop = kind(self, transport, client, source, call)
-        self._turns[client] = weakref.ref(loop)
+        if referable(client) is not None:
+            self._turns[client] = weakref.ref(loop)
         return loop
 
     def adopt(self, loop: Turns, client: object, transport: Transport) -> Transport | None:
         """Take over a loop that another engine began; the transport as it is known here."""
         known = self._transports.get(transport.package)
-        if known is not None:
+        if known is not None and referable(client) is not None:
             self._turns[client] = weakref.ref(loop)
         return known
 
@@ -321,7 +337,7 @@ def _receives(transport: Transport) -> str:
 
 
 def _package(given: object) -> str:
-    return type(given).__module__.partition(".")[0]
+    return type(unjoined(given)).__module__.partition(".")[0]
 
 
 def _wrap(patches: Patches, target: str, wrapper: Wrapper) -> None:

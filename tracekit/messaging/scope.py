@@ -10,7 +10,6 @@ gave, or nothing was configured, the block simply runs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -22,13 +21,16 @@ from tracekit.messaging.batch import Batch
 from tracekit.messaging.calls import is_suppressed
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, in_use
 from tracekit.messaging.nesting import Nested
+from tracekit.messaging.polled import messages_of
 from tracekit.messaging.processing import Process, current_process
+from tracekit.patching import unjoined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
     from types import TracebackType
 
     from tracekit.messaging.engine import Engine, Loop, ParentRule
+    from tracekit.messaging.polled import AsyncPolling
 
 Work = TypeVar("Work", bound=Nested)
 Client = TypeVar("Client")
@@ -193,7 +195,7 @@ class _Bare:
 
 
 @overload
-def consuming(client: AsyncIterable[Any]) -> AsyncConsumerLoop | _Bare: ...
+def consuming(client: AsyncIterable[Any] | AsyncPolling) -> AsyncConsumerLoop | _Bare: ...
 @overload
 def consuming(client: Any) -> ConsumerLoop | _Bare: ...
 def consuming(client: Any) -> Loop | _Bare:
@@ -201,21 +203,22 @@ def consuming(client: Any) -> Loop | _Bare:
 
     As the plain loop of an instrumented consumer, and exact: by `with`, an exception in the body is
     an error of its message, and the turn ends however the loop is left. `client` is a consumer, or
-    anything else that can be iterated, which is then iterated as it is. An async client's loop is one by
-    `async with` and `async for`.
+    anything else that can be iterated, which is then iterated as it is. A consumer that can only be asked
+    by `poll()`, as confluent-kafka's, is asked without end; what it gives that is an error, and no message,
+    is given too. An async client's loop is one by `async with` and `async for`.
 
         with tracekit.consuming(consumer) as messages:
             for message in messages:
                 handle(message)
     """
-    source = aiter(client) if isinstance(client, AsyncIterable) else iter(client)
+    source = messages_of(client)
     if isinstance(source, (ConsumerLoop, AsyncConsumerLoop)):
         return source
     with shielded("iteration"):
         engine = in_use.engine
         transport = engine.transport_of(client) if engine is not None else None
         if engine is not None and transport is not None and not is_suppressed():
-            return engine.loop(transport, client, source)
+            return engine.loop(transport, unjoined(client), source)
     return _Bare(source)
 
 

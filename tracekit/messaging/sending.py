@@ -16,7 +16,7 @@ from tracekit.messaging import creation
 from tracekit.messaging.nesting import sound
 from tracekit.messaging.processing import current_process
 from tracekit.messaging.retries import Retriable
-from tracekit.tracing.errors import record_error
+from tracekit.tracing.errors import outcome
 from tracekit.tracing.quick import QuickSpan
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Sending(Retriable):
             if self.retries is not None:
                 self.retries.tell(span)
             if error is not None:
-                failure = type(error).__name__
-                record_error(span, error)
+                failure = outcome(span, error)
             elif isinstance(span, QuickSpan):
                 span.put(self._transport.answer(self.call, answer))
             elif isinstance(span, SdkSpan):

@@ -6,10 +6,12 @@ and does no I/O. A new broker is one class of this shape in `tracekit/transports
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+
+from tracekit import semconv
 
 if TYPE_CHECKING:
     from tracekit.semconv import Operation
@@ -28,6 +30,17 @@ class Answered(Protocol):
     """What the engine wants to hear of the broker's answer: the answer, or why there is none."""
 
     def __call__(self, answer: object, error: BaseException | None = None, /) -> None: ...
+
+
+class Telling(NamedTuple):
+    """Whom a client tells of the broker's answers where a send names nobody: `callback`, None for nobody.
+
+    `of` which messages it tells at all: `all`, only those that the broker refused (`failures`), or, where
+    nobody knows how the client was made, those whose send names somebody (`named`).
+    """
+
+    callback: Callable[..., object] | None = None
+    of: Literal["all", "named", "failures"] = "all"
 
 
 class Message(NamedTuple):
@@ -69,7 +82,8 @@ class Hook:
     function that must run in its caller's context. `retry`: the client sends messages once more by itself;
     `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
     `inner`: the client's own work, whose calls of it are none of the application's.
-
+    `gather`: it gives an empty batch. `add`: called on a batch, it adds a message (its call has the batch's
+    `client`), and gives None where it has not; a hook with the scope `batch` sends it.
     `flush`: it sends what earlier calls only queued in the client, and gives a list of their answers.
 
     `only` is `parameter=value`, where one function serves many operations: this one is meant. `parameters`
@@ -80,7 +94,18 @@ class Hook:
     operation: Operation
     name: str
     scope: Literal[
-        "call", "batch", "iterate", "callback", "deliver", "carry", "retry", "make", "flush", "inner"
+        "call",
+        "batch",
+        "iterate",
+        "callback",
+        "deliver",
+        "carry",
+        "retry",
+        "make",
+        "flush",
+        "gather",
+        "inner",
+        "add",
     ] = "call"
     callback: str = ""
     only: str = ""
@@ -117,6 +142,10 @@ class Transport(Source, Protocol):
         """What `client` would say of the client that the call of a `make` hook makes."""
         ...
 
+    def telling(self, call: Call | None) -> Telling:
+        """Whom such a client tells of the broker's answers. None: nobody knows how it was made."""
+        ...
+
     def outgoing(self, call: Call) -> Sequence[Message]:
         """The messages that a call sends or settles. Empty: nothing that we understand; left alone."""
         ...
@@ -143,6 +172,10 @@ class Transport(Source, Protocol):
     def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
         """The messages that the call of a `retry` hook sends once more: the `result` for `listen`, and
         all who listen there, a list in which who comes later will be too. Empty without such hooks."""
+        ...
+
+    def gathered(self, call: Call) -> object | None:
+        """The batch that a call sends, to which its messages were added by hooks with the scope `add`."""
         ...
 
     def answer(self, call: Call, result: object) -> Facts:
@@ -186,6 +219,20 @@ class Transport(Source, Protocol):
         ...
 
 
+def broker_at(servers: str | Sequence[object]) -> Facts:
+    """The address of the one broker that a client was given, as `host:port`.
+
+    Of several, nobody knows here which one answers.
+    """
+    found = servers.split(",") if isinstance(servers, str) else servers
+    if len(found) != 1 or not found[0]:
+        return {}
+    host, _, port = str(found[0]).strip().rpartition(":")
+    if not (host and port.isdecimal()):
+        return {semconv.SERVER_ADDRESS: str(found[0]).strip().strip("[]")}
+    return {semconv.SERVER_ADDRESS: host.strip("[]"), semconv.SERVER_PORT: int(port)}
+
+
 class Plain:
     """A client that has none of what only some have: a transport of more says so by methods of its own."""
 
@@ -200,6 +247,9 @@ class Plain:
     def made(self, call: Call) -> Facts:
         return {}
 
+    def telling(self, call: Call | None) -> Telling:
+        return Telling()
+
     def is_oversized(self, error: BaseException) -> bool:
         return False
 
@@ -211,6 +261,9 @@ class Plain:
 
     def resent(self, call: Call) -> Sequence[tuple[object, Sequence[object]]]:
         return ()
+
+    def gathered(self, call: Call) -> object | None:
+        return None
 
     def answer(self, call: Call, result: object) -> Facts:
         return {}

@@ -7,16 +7,13 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 from tracekit import semconv
-from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message, Plain
+from tracekit.messaging.transport import Answered, Call, Facts, Headers, Hook, Message, Plain, broker_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LOG_APPEND_TIME: Final = 1
 _MS: Final = 1_000_000
-# 2010 to 2100. Producers stamp seconds, us and ns by mistake, and a mock broker any number.
-_SINCE_MS: Final = 1_262_304_000_000
-_UNTIL_MS: Final = 4_102_444_800_000
 _HEADERS: Final = (list, type(None))
 _BYTES: Final = (bytes, bytearray, memoryview)
 _HEADERS_SINCE: Final = (0, 11)
@@ -51,14 +48,7 @@ class KafkaPython(Plain):
         facts: dict[str, str | int | bool] = {semconv.MESSAGING_CLIENT_ID: str(config["client_id"])}
         if config.get("group_id"):
             facts[semconv.MESSAGING_CONSUMER_GROUP_NAME] = str(config["group_id"])
-        servers = config["bootstrap_servers"]
-        servers = servers.split(",") if isinstance(servers, str) else servers
-        if len(servers) == 1:  # of several, nobody knows here which one answers
-            host, _, port = str(servers[0]).rpartition(":")
-            facts[semconv.SERVER_ADDRESS] = host.strip("[]") or port
-            if host and port.isdecimal():
-                facts[semconv.SERVER_PORT] = int(port)
-        return facts
+        return {**facts, **broker_at(config["bootstrap_servers"])}
 
     def outgoing(self, call: Call) -> Sequence[Message]:
         client: Any = call["self"]
@@ -126,9 +116,7 @@ def _message(record: Any) -> Message:
     }
     if record.value is None:
         facts[semconv.MESSAGING_KAFKA_MESSAGE_TOMBSTONE] = True
-    stamped = None
-    if record.timestamp is not None and _SINCE_MS <= record.timestamp <= _UNTIL_MS:
-        stamped = record.timestamp * _MS
+    stamped = None if record.timestamp is None else record.timestamp * _MS
     by_broker = record.timestamp_type == _LOG_APPEND_TIME
     return Message(
         record.topic,
