@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import struct
 import threading
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from tracekit.collector.api import MAX_UNDER_WAY, create_api
+from tests.integration.servers.programs import ROOT
+from tracekit.collector.api import MAX_PAGE_LINES, MAX_UNDER_WAY, create_api
 from tracekit.collector.chunks import HEAD_BYTES
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.live import MAX_QUERIES, MAX_WATCHERS
 from tracekit.collector.server import CollectorServer
-from tracekit.flow import build_flow
-from tracekit.model import LogLine, Metric, Point, Service
+from tracekit.flow import build_flow, render
+from tracekit.model import Kind, Link, LogLine, Metric, Point, Service
 from tracekit.otlp import decode_spans, encode_spans
 from tracekit.testing.spans import BEGINNING, MS, at, hexadecimal, processed, request, sent, shop
 
@@ -197,6 +199,69 @@ def test_a_flow_that_is_not_there_is_told_so(client: Client) -> None:
     assert "no flow is called abcd" in client.error("/api/flows/abcd", 404)
     for what in ("", "/logs", "/otlp"):
         assert "/api/flows lists" in client.error(f"/api/flows/{'0' * 32}{what}", 404)
+
+
+ORDER: Final = "0000000000000000000000000000a001"
+APART: Final = "0000000000000000000000000000b001"
+MARKED: Final = {"tracekit.flow.id": ORDER}
+
+
+def over_a_link() -> list[Span]:
+    """An order, and what its message set off in a trace of its own."""
+    entry = replace(request("POST /orders", 0, 20), trace_id=ORDER, attributes=MARKED)
+    send = replace(sent("orders", 5, 10, parent=entry), trace_id=ORDER)
+    send = replace(send, attributes={**send.attributes, **MARKED})
+    apart = replace(
+        processed(None, 50, 70, destination="orders"),
+        trace_id=APART,
+        links=(Link(ORDER, send.span_id, MARKED),),
+    )
+    return [entry, send, replace(apart, attributes={**apart.attributes, **MARKED})]
+
+
+def test_the_id_of_any_of_its_traces_finds_a_flow(archive: DiskStore, client: Client) -> None:
+    keep(archive, over_a_link())
+    (apart,) = [span for span in over_a_link() if span.trace_id == APART]
+    archive.add_logs([LogLine(apart.start_ns, "charged", trace_id=APART, span_id=apart.span_id)])
+
+    assert client.get(f"/api/flows/{APART}") == client.get(f"/api/flows/{ORDER}")
+    assert [line["body"] for line in client.get(f"/api/flows/{APART}/logs")["logs"]] == ["charged"]
+    assert len(decode_spans(client.ask(f"/api/flows/{APART}/otlp")[2], "json").records) == 3
+
+
+def test_a_trace_of_several_flows_does_not_say_which_one(archive: DiskStore, client: Client) -> None:
+    apart = over_a_link()[-1]
+    other = {**apart.attributes, "tracekit.flow.id": "c" * 32}
+    keep(archive, [apart, replace(apart, span_id="c" * 16, attributes=other, links=())])
+
+    said = client.error(f"/api/flows/{APART}", 409)
+    assert said.startswith(f"{APART} is a trace of several flows: {ORDER}, {'c' * 32}")
+
+
+def test_where_grafana_leads_to_the_flow_is_drawn(archive: DiskStore, client: Client) -> None:
+    keep(archive, over_a_link())
+    provisioned = (ROOT / "grafana" / "provisioning" / "datasources" / "datasources.yaml").read_text()
+    (url,) = re.findall(r'url: "(.*)", urlDisplayLabel: Flow in tracekit', provisioned)
+    path = url.removeprefix("${VIEWER_URL}").replace("$${__value.raw}", APART)
+
+    for method in ("GET", "HEAD"):
+        status, headers, body = client.ask(path, method=method)
+        assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        drawn = render(build_flow(over_a_link(), ORDER), width=120) if method == "GET" else ""
+        assert body.decode().startswith(drawn)
+    assert "/flow/" in client.ask("/")[2].decode()
+    assert "no trace of one" in client.error(f"/flow/{'0' * 32}", 404)
+
+
+def test_the_page_of_a_flow_has_an_end(archive: DiskStore, client: Client) -> None:
+    entry, *_ = over_a_link()
+    calls = [replace(entry, span_id=f"{n:016x}", parent_id=entry.span_id, name=f"GET /{n}", kind=Kind.CLIENT)
+             for n in range(1, MAX_PAGE_LINES + 100)]  # fmt: skip
+    keep(archive, [entry, *calls])
+
+    rows = client.ask(f"/flow/{ORDER}")[2].decode().splitlines()
+    assert len(rows) <= MAX_PAGE_LINES + 3
 
 
 def test_a_flow_that_a_damaged_segment_cost_is_told_to_be_lost_and_one_in_part_shows_the_rest(

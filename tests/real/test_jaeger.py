@@ -146,7 +146,9 @@ def test_a_server_shows_them_with_the_log_lines_that_came_to_itself(shop: Stack,
 
 def test_what_jaeger_does_not_have_is_told(shop: Stack) -> None:
     unknown = tracekit("flow", "f" * 32, "--source", "jaeger", "--server", shop.jaeger.query)
-    assert unknown.err == f"tracekit flow: {shop.jaeger.query} has no flow {'f' * 32}\n"
+    assert unknown.err == (
+        f"tracekit flow: {shop.jaeger.query} has no flow {'f' * 32}, and no trace of one that is called so\n"
+    )
     with pytest.raises(NotFoundError, match=r"has no flow f{32}"):
         JaegerSource(shop.jaeger.query).flow("f" * 32)
     nowhere = tracekit("flow", "f" * 32, "--source", "jaeger", "--server", "http://127.0.0.1:9")

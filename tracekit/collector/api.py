@@ -10,8 +10,8 @@ An archive may read from disk, so it is asked in threads. Cheap questions (how i
 turns of their own, lest they wait behind searches and large flows. Bounds, for both kinds: `MAX_UNDER_WAY`
 questions at a time, more get a 503; `MAX_AT_ONCE` of them are being answered, lest they take all turns from
 what comes in. Nobody waits for an answer that nobody waits for: not the end of the server either. Each answer
-is as large as the table says, OTLP JSON `MAX_OTLP_SPANS` spans and about `MAX_OTLP_BYTES`. For watchers see
-`live`.
+is as large as the table says, OTLP JSON `MAX_OTLP_SPANS` spans and about `MAX_OTLP_BYTES`, the page of a flow
+`MAX_PAGE_LINES` lines. For watchers see `live`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from tracekit.collector.app import LOOPBACK
 from tracekit.collector.archive import LostError
 from tracekit.collector.listener import SENDS_NO_MORE
 from tracekit.collector.live import HEARTBEAT, Live, TooManyError, Watcher, encoded, status_event
-from tracekit.collector.openapi import OPERATIONS, ParameterError, document, read
+from tracekit.collector.openapi import FLOW_PAGE, OPERATIONS, ParameterError, document, read
+from tracekit.collector.reach import flows_of, several_flows
 from tracekit.collector.traffic import Traffic
 from tracekit.collector.turns import FullError, Turns
+from tracekit.flow import render
 from tracekit.flow.search import SearchError, parse
 from tracekit.otlp import encode_spans
 
@@ -54,8 +56,10 @@ MAX_UNDER_WAY: Final = 64
 MAX_AT_ONCE: Final = 2
 MAX_OTLP_SPANS: Final = 10_000
 MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
+MAX_PAGE_LINES: Final = 2_000
+_PAGE_WIDTH: Final = 120
 _MAX_PARAMETERS: Final = 20
-_DEAR: Final = frozenset({"flow", "flow_logs", "flow_otlp"})  # and a search
+_DEAR: Final = frozenset({"flow", "flow_logs", "flow_otlp", "flow_page"})  # and a search
 _WHOLE_ID: Final = 32
 _EVENTS: Final = "text/event-stream"
 _PORT: Final = re.compile(r":\d+$")
@@ -73,6 +77,7 @@ tracekit collects here, and answers for the flows that it keeps. There is no pag
 In a terminal:  tracekit flows       the latest, or those that meet a query
                 tracekit flow ID     one as a tree
                 tracekit tail        each as it is done
+In a browser:   /flow/ID             the same tree; the id of any of its traces does
 As JSON:        /api/flows           /api/openapi.json describes all there is
 """
 _Given: TypeAlias = "Mapping[str, str | int]"
@@ -97,7 +102,10 @@ def create_api(
     the archive, `troubles` what goes wrong beside it; both are called in a thread.
     """
     api = _Api(archive, now_ns, more, troubles)
-    routes = [Route(operation.path, api.endpoint(operation), methods=["GET"]) for operation in OPERATIONS]
+    routes = [
+        Route(operation.path, api.endpoint(operation), methods=["GET"])
+        for operation in (*OPERATIONS, FLOW_PAGE)
+    ]
     router = Router(
         [Route("/", Response(_WELCOME, media_type="text/plain", headers=_HEADERS)), *routes],
         redirect_slashes=False,
@@ -156,6 +164,7 @@ class _Api:
             "flow": self._flow,
             "flow_logs": self._flow_logs,
             "flow_otlp": self._flow_otlp,
+            "flow_page": self._flow_page,
             "services": lambda _: _json(overviews.services(self._traffic.seen())),
             "destinations": lambda _: _json(overviews.destinations(self._traffic.seen())),
             "metrics": self._metrics,
@@ -227,8 +236,19 @@ class _Api:
         flow_id = self._flow_id(given)
         lines = self._archive.flow_logs(flow_id)
         if not lines and self._archive.build(flow_id) is None:
-            raise _no_such_flow(flow_id)
+            lines = self._archive.flow_logs(self._of_trace(flow_id))
         return _json(views.logs(lines))
+
+    def _flow_page(self, given: _Given) -> Response:
+        """The flow as `tracekit flow` draws it, for who comes by a link: until there is a viewer."""
+        built = self._built(given)
+        rows = render(built.flow, width=_PAGE_WIDTH).split("\n")
+        if left_out := len(rows) - MAX_PAGE_LINES:
+            rows[MAX_PAGE_LINES:] = [f"… {left_out} lines more"] if left_out > 0 else []
+        if built.unread:
+            rows.append(f"\n✕ incomplete: {built.unread} requests with spans of it cannot be read")
+        rows.append(f"\n/api/flows/{built.flow.id} has it as JSON, and its log lines at …/logs")
+        return _text("\n".join(rows) + "\n")
 
     def _flow_otlp(self, given: _Given) -> Response:
         spans, taken = self._built(given).flow.spans, 0
@@ -246,10 +266,19 @@ class _Api:
 
     def _built(self, given: _Given) -> Built:
         flow_id = self._flow_id(given)
-        built = self._archive.build(flow_id)
+        built = self._archive.build(flow_id) or self._archive.build(self._of_trace(flow_id))
         if built is None:
             raise _no_such_flow(flow_id)
         return built
+
+    def _of_trace(self, trace_id: str) -> str:
+        """The id of the flow that a trace is of. Raises _RefusalError where it is of none, or of several."""
+        found = flows_of(self._archive.trace(trace_id))
+        if len(found) > 1:
+            raise _RefusalError(409, several_flows(trace_id, found))
+        if not found:
+            raise _no_such_flow(trace_id)
+        return found[0]
 
     def _flow_id(self, given: _Given) -> str:
         """The whole id. Raises _RefusalError where there is none that begins so, or several."""
@@ -337,12 +366,17 @@ def _query_of(request: Request) -> list[tuple[str, str]]:
 def _no_such_flow(begin: str) -> _RefusalError:
     return _RefusalError(
         404,
-        f"no flow is called {begin}: it never came, or was dropped to make room; /api/flows lists those kept",
+        f"no flow is called {begin}, and no trace of one: it never came, or was dropped to make room; "
+        "/api/flows lists those kept",
     )
 
 
 def _json(found: Mapping[str, object], status: int = 200) -> Response:
     return Response(encoded(found), status, media_type="application/json", headers=_HEADERS)
+
+
+def _text(text: str) -> Response:
+    return Response(text, media_type="text/plain", headers=_HEADERS)
 
 
 def _refusal(status: int, sentence: str, **headers: str) -> Response:

@@ -114,7 +114,8 @@ _FLOW_ID: Final = Parameter(
     "flow_id",
     "path",
     {"type": "string", "pattern": "^[0-9a-fA-F]{4,32}$", "maxLength": 32},
-    "a flow's id, 32 hexadecimal digits; its first four or more do where no other begins so",
+    "a flow's id, 32 hexadecimal digits; its first four or more do where no other begins so; and so does the "
+    "id of any of its traces",
 )
 
 _METRIC: Final = Parameter("name", "query", _SHORT_TEXT, "Only the metric with this name, and its history.")
@@ -189,10 +190,21 @@ OPERATIONS: Final = (
     Operation("openapi", "/api/openapi.json", "This description.", {"type": "object"}, (), (400,)),
 )
 
+FLOW_PAGE: Final = Operation(
+    "flow_page",
+    "/flow/{flow_id}",
+    "One flow as text, for who comes by a link.",
+    {"type": "string"},
+    (_FLOW_ID,),
+    (400, 404, 409, 410),
+    "text/plain",
+)
+"""A page for people, of no part in the API."""
+
 _REFUSALS: Final = {
     400: "a parameter, or the query, is not understood",
     404: "there is no such flow",
-    409: "several flows begin so",
+    409: "several flows begin so, or the trace is one of several flows",
     410: "there was such a flow, and its segment is damaged: nothing of it is left to show",
     503: "too much is asked at once, or the data cannot be read now; ask again later",
 }
