@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.rigs.aiokafka import AioKafkaRig
+from tests.contract.rigs.confluent import ConfluentRig
 from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tests.contract.rigs.pubsub import PubSubRig
 from tests.contract.rigs.redis_streams import RedisAsyncRig, RedisRig
@@ -47,4 +49,18 @@ class TestRedisStreamsByAsyncio(TransportContract):
     @pytest.fixture
     def rig(self, redis_server: Redis) -> Iterator[Rig]:
         with closing(RedisAsyncRig(redis_server.url)) as rig:
+            yield rig
+
+
+class TestAioKafka(TransportContract):
+    @pytest.fixture
+    def rig(self, kafka: Kafka) -> Iterator[Rig]:
+        with closing(AioKafkaRig(kafka)) as rig:
+            yield rig
+
+
+class TestConfluent(TransportContract):
+    @pytest.fixture
+    def rig(self, kafka: Kafka) -> Iterator[Rig]:
+        with closing(ConfluentRig(kafka)) as rig:
             yield rig
