@@ -225,10 +225,14 @@ class Engine:
         start_ns: int,
     ) -> Sequence[Message]:
         """What a client gave to a call that began at `start_ns`: counted, and remembered where it must be."""
-        messages = transport.incoming(result, call)
-        if messages:
-            if transport.package in self._keyed:
+        try:
+            messages = transport.incoming(result, call)
+            if messages and transport.package in self._keyed:
                 self._remember(transport, client, result, messages)
+        finally:
+            if call is not None:
+                transport.unasked(call, result)
+        if messages:
             self.receiver.received(transport, name, client, messages, start_ns)
         if call is not None and (lost := transport.lost(call, result)):
             self.receiver.lost(transport, name, client, lost)

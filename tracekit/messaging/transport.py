@@ -199,6 +199,14 @@ class Transport(Source, Protocol):
         """The messages of which the answer to a call that fetches says that they are gone, undone."""
         ...
 
+    def unasked(self, call: Call, result: object) -> None:
+        """Take out of what the client gave what only `asking` asked for, and the engine has read by now.
+
+        `call` is the application's own. In place: the client made the result for this call, and nobody
+        has seen it yet.
+        """
+        ...
+
     def incoming(self, result: object, call: Call | None = None) -> Sequence[Message]:
         """The messages in what a client gave: a record, several of them, or nothing.
 
@@ -279,6 +287,9 @@ class Plain:
 
     def lost(self, call: Call, result: object) -> Sequence[Message]:
         return ()
+
+    def unasked(self, call: Call, result: object) -> None:
+        return None
 
     def key(self, record: object) -> Hashable | None:
         return None

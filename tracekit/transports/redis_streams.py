@@ -103,7 +103,7 @@ class RedisStreams(Plain):
         if call is None:
             return ()  # an entry does not say what stream it is of
         group, stream = _text(call.get("groupname")), _text(call.get("name"))
-        return [_message(stream or name, group, record) for name, record in _entries(result)]
+        return [_message(stream or name, group, record, call) for name, record in _entries(result)]
 
     def records(self, result: object) -> Sequence[object]:
         return [record for _, record in _entries(result)]
@@ -125,17 +125,36 @@ class RedisStreams(Plain):
         return ()
 
 
-def _message(stream: str, group: str, record: Any) -> Message:
+def _message(stream: str, group: str, record: Any, call: Call) -> Message:
     id_, fields = _text(record[0]), record[1]
     match = _ID.fullmatch(id_)
     made_ms = int(match[1]) if match else 0
+    is_again = bool(group) and not _is_new(stream, record, call)
     return Message(
         stream,
         _context(fields),
         id=id_,
         published_at_ns=made_ms * _MS if _SINCE_MS <= made_ms <= _UNTIL_MS else None,
+        delivery_attempt=_attempt(call, is_again=is_again) if group else None,
+        attributes={semconv.REDELIVERED: True} if is_again else {},
         group=group,
     )
+
+
+def _attempt(call: Call, *, is_again: bool) -> int | None:
+    """Which delivery to the group it is: said by who claims, or by XPENDING, for which nobody is asked."""
+    claimed_as = call.get("retrycount")
+    if isinstance(claimed_as, int) and claimed_as > 0:
+        return claimed_as
+    return None if is_again else 1
+
+
+def _is_new(stream: str, record: Any, call: Call) -> bool:
+    """Whether the group is given an entry for the first time."""
+    if len(record) > 3:  # where it claims while it reads, it says how often
+        return not record[3]
+    streams: Any = call.get("streams") or {}
+    return any(_text(name) == stream and _text(after) == ">" for name, after in streams.items())
 
 
 def _entries(result: Any, stream: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:

@@ -33,7 +33,7 @@ class RedisRig:
         self.destination = f"orders-{next(_names)}"
         self.closing = ExitStack()
         self.url = url
-        self._reader = redis.Redis.from_url(url)
+        self._reader: Any = redis.Redis.from_url(url)
         self.closing.callback(self._reader.close)
         self._reader.xgroup_create(self.destination, GROUP, "0", mkstream=True)
         self._client: Any = None
