@@ -301,6 +301,7 @@ def test_case_24_a_receive_is_a_client_span_that_links_to_its_messages(topic: To
     assert (receive.kind, receive.status, parent_of(receive)) == (CLIENT, Status.UNSET, where(job))
     assert receive.attributes == {
         **topic.labels("receive", "poll"),
+        "messaging.destination.partition.id": "0",
         "messaging.client.id": "kafka-python-3.0.12",
         "messaging.batch.message_count": 2,
     }

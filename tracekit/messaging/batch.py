@@ -15,6 +15,7 @@ from tracekit import semconv
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import Nested, outside
 from tracekit.messaging.processing import Process, ambient, outcome
+from tracekit.messaging.transport import shared
 from tracekit.pathway import NO_FLOW, Pathway
 
 if TYPE_CHECKING:
@@ -73,14 +74,14 @@ class Batch(Nested):
         parent = base if ambient(base) is not None else trace.set_span_in_context(INVALID_SPAN, base)
         self._checkpoint = ours.Checkpoint()
         hub = ours.with_place(ours.Place(Pathway(NO_FLOW), self._checkpoint, scope=self), parent)
-        shared = _shared(messages)
+        common = shared(messages)
         self._start_ns = time.time_ns()
         self.span = telemetry.tracer.start_span(
             shape.name,
             hub,
             shape.kind,
-            {**shape.attributes, **shared, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
-            _links(messages, self._arrived, shared),
+            {**shape.attributes, **common, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
+            _links(messages, self._arrived, common),
             self._start_ns,
         )
         self.context = trace.set_span_in_context(self.span, hub)
@@ -113,19 +114,8 @@ class Batch(Nested):
                     telemetry.flow_ended(arrived.pathway, end_ns, here, failure)
 
 
-def _shared(messages: Sequence[Message]) -> dict[str, str | int | bool]:
-    """The attributes that all messages of the batch have in common."""
-    first, *others = messages
-    return {
-        name: value
-        for name, value in first.attributes.items()
-        if name != semconv.MESSAGING_KAFKA_OFFSET
-        and all(other.attributes.get(name) == value for other in others)
-    }
-
-
 def _links(
-    messages: Sequence[Message], arrived: Sequence[Arrived], shared: dict[str, str | int | bool]
+    messages: Sequence[Message], arrived: Sequence[Arrived], common: dict[str, str | int | bool]
 ) -> list[Link]:
     links: list[Link] = []
     seen: set[tuple[int, int]] = set()
@@ -134,7 +124,7 @@ def _links(
         if not one.is_known or where in seen:
             continue
         seen.add(where)
-        own = {name: value for name, value in message.attributes.items() if name not in shared}
+        own = {name: value for name, value in message.attributes.items() if name not in common}
         if message.id is not None:
             own[semconv.MESSAGING_MESSAGE_ID] = message.id
         if one.published_ns is not None:

@@ -119,7 +119,7 @@ def calling(engine: Engine, transport: Transport, hook: Hook, function: Function
     """A send or a settle: span, context, the client once, and its broker's answer."""
     names = Names(function, hook.parameters)
     begin: Callable[..., _Begun | None]
-    begin = create if hook.scope == "batch" else send if hook.operation == "send" else settle
+    begin = settle if hook.operation != "send" else create if hook.scope == "batch" else send
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

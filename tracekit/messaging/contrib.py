@@ -84,6 +84,31 @@ def stand_down(instrumentor: str, targets: Iterable[str], patches: Patches) -> N
     when_imported(module, now)
 
 
+def step_aside(asks: str, is_ours: Callable[[Any, Any], bool], patches: Patches) -> None:
+    """Have an instrumentation that serves more than us let be what is ours, and keep all else.
+
+    `asks` (`package.module:function`) is what it asks about each call, with the client and the call's other
+    arguments; where that gives None, it does nothing. So it needs not be switched off and on.
+    """
+
+    def now() -> None:
+        with shielded("what contrib asks"):
+            if patches.active:
+                patches.wrap(asks, asking)
+
+    def asking(original: Function) -> Function:
+        @functools.wraps(original)
+        def ask(client: Any, arguments: Any) -> Any:
+            with shielded("what contrib asks"):
+                if is_ours(client, arguments):
+                    return None
+            return original(client, arguments)
+
+        return ask
+
+    patches.on_undo(when_imported(asks.partition(":")[0], now))
+
+
 def keep(instrumentor: str, targets: Iterable[str], patches: Patches) -> None:
     """Have `package.module:Instrumentor` own the client's spans, and hear what it received.
 

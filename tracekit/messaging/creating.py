@@ -18,7 +18,8 @@ from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import sound
-from tracekit.tracing.errors import record_error
+from tracekit.messaging.transport import shared
+from tracekit.tracing.errors import outcome, partly_failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,12 +73,14 @@ class Creating:
     The span of a message ends with the answer, which says whether the broker took it.
     """
 
-    def __init__(self, engine: Engine, transport: Transport, hook: Hook, call: Call) -> None:
+    def __init__(
+        self, engine: Engine, transport: Transport, hook: Hook, call: Call, messages: Sequence[Message]
+    ) -> None:
         self.call = call
         self.is_changed = False
         self._transport = transport
         self._telemetry = telemetry = engine.telemetry
-        self._messages = messages = transport.outgoing(call)
+        self._messages = messages
         context = sound(otel.get_current())
         self._created: list[Span | None] = []
         links: list[Link] = []
@@ -105,7 +108,11 @@ class Creating:
         self._span = telemetry.start(
             shape,
             trace.get_current_span(context),
-            {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
+            {
+                **shape.attributes,
+                **shared(messages),
+                semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages),
+            },
             links,
             self._start_ns,
             ours.pathway_of(context),
@@ -138,27 +145,27 @@ class Creating:
 
     def _answered(self, answer: object, error: BaseException | None) -> None:
         end_ns = time.time_ns()
-        failures: Sequence[str] = [type(error).__name__ if error else ""] * len(self._messages)
+        failure = "" if error is None else outcome(self._span, error)
+        failures: Sequence[str] = [failure] * len(self._messages)
         if error is None:
             with shielded("what became of the messages"):
+                if isinstance(self._span, SdkSpan):
+                    self._span.set_attributes(self._transport.answer(self.call, answer))
                 failures = self._tell(self._transport.answers(self.call, answer)) or failures
-        failed = {failure for failure in failures if failure}
-        if error is not None:
-            record_error(self._span, error)
-        elif failed:
-            self._span.set_attribute(semconv.ERROR_TYPE, min(failed))
-            self._span.set_status(trace.Status(trace.StatusCode.ERROR, "not all messages were taken"))
-        for span, failure in zip(self._created, failures, strict=True):
+            failure = partly_failed(self._span, failures)
+        for span, own in zip(self._created, failures, strict=True):
             if span is not None:
-                if failure:
-                    span.set_attribute(semconv.ERROR_TYPE, failure)
+                if own:
+                    span.set_attribute(semconv.ERROR_TYPE, own)
                     span.set_status(trace.Status(trace.StatusCode.ERROR))
+                elif error is not None:
+                    span.set_attribute(semconv.CANCELLED, True)
                 span.end(end_ns)
         self._span.end(end_ns)
         here, telemetry, shape = self._span.get_span_context(), self._telemetry, self._shape
-        telemetry.operated(shape, end_ns - self._start_ns, here, min(failed, default=""))
-        for failure in failures:
-            shape.count(telemetry.instruments.sent_messages, 1, failure)
+        telemetry.operated(shape, end_ns - self._start_ns, here, failure)
+        for own in failures:
+            shape.count(telemetry.instruments.sent_messages, 1, own)
 
     def _tell(self, answers: Sequence[object]) -> Sequence[str]:
         """Put what the broker says of each message on its span; the failure of each, or nothing."""
@@ -172,4 +179,5 @@ class Creating:
 
 def create(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Creating | None:
     """Begin a call that sends several messages; None where it sends none that we understand."""
-    return Creating(engine, transport, hook, call) if transport.outgoing(call) else None
+    messages = transport.outgoing(call)
+    return Creating(engine, transport, hook, call, messages) if messages else None

@@ -19,7 +19,7 @@ from tracekit.guard import count_drop
 from tracekit.tracing.propagator import Brought, OurPropagators
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.trace import Span, SpanContext
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 TRACEPARENT: Final = "traceparent"
 # The least needed first. Source: ours (ARCHITECTURE, "How data goes").
 _SACRIFICE: Final = ("baggage", pathway.HEADER, "tracestate", TRACEPARENT)
-_COUNT: Final = len(_SACRIFICE)
 _MOST: Final = 32_768  # more than all of ours can come to: tracestate 16 KiB, baggage 8 KiB
 _AROUND_HEADER: Final = 10  # bytes a broker adds to a header at most: two lengths as varints
 
@@ -166,9 +165,13 @@ def fitting(message: Message, span: Span, context: Context, step: str) -> Header
     What does not fit is left out in this order: baggage, tracekit-flow, tracestate, traceparent.
     """
     headers = headers_of(span, step, context)
-    left_out = _trim(headers, message)
+    written = {*headers}
+    slots = None
+    if message.slots is not None:  # what takes another's place takes no slot
+        slots = message.slots + sum(name in written for name, _ in message.headers)
+    left_out = _trim(headers, message, slots)
     if left_out:
-        is_full = message.slots is not None and message.slots < _COUNT
+        is_full = slots is not None and slots < len(written)
         reason: Reason = "too_many_attributes" if is_full else "size"
         count_drop(reason, "context that does not fit on a message", len(left_out))
         span.set_attribute(semconv.DROP_REASON, reason)
@@ -179,12 +182,12 @@ def fitting(message: Message, span: Span, context: Context, step: str) -> Header
     if not message.headers:
         return [*headers.items()]
     return [
-        *((name, value) for name, value in message.headers if name not in headers),
+        *((name, value) for name, value in message.headers if name not in written),
         *headers.items(),
     ]
 
 
-def _trim(headers: dict[str, str], message: Message) -> list[str]:
+def _trim(headers: dict[str, str], message: Message, slots: int | None) -> list[str]:
     """Take headers out, the least needed first, until they fit on the message; which ones."""
     left_out: list[str] = []
     if message.most is not None:
@@ -192,7 +195,8 @@ def _trim(headers: dict[str, str], message: Message) -> list[str]:
         for name in left_out:
             del headers[name]
     room = _MOST if message.room is None else message.room
-    slots = len(headers) if message.slots is None else message.slots
+    if slots is None:
+        slots = len(headers)
     if room >= _MOST and slots >= len(headers):
         return left_out
     size = sum(map(_size, headers.items()))
@@ -207,6 +211,11 @@ def _trim(headers: dict[str, str], message: Message) -> list[str]:
 
 def _size(header: tuple[str, str]) -> int:
     return len(header[0]) + len(header[1]) + _AROUND_HEADER
+
+
+def names() -> Sequence[str]:
+    """The headers by which context comes here, for a client that must ask for them by name."""
+    return [*dict.fromkeys((*reversed(_SACRIFICE), *sorted(propagate.get_global_textmap().fields)))]
 
 
 def beginning() -> Pathway:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
 from tracekit.messaging.calls import awaited_within, calling, inner, is_suppressed, receiving, within
-from tracekit.messaging.contrib import ContribTurn, keep, stand_down
+from tracekit.messaging.contrib import ContribTurn, keep, stand_down, step_aside
 from tracekit.messaging.gathering import Gathered, adding, gathering
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
@@ -26,12 +26,13 @@ from tracekit.messaging.pushes import delivering, registering
 from tracekit.messaging.queues import Queues, flushing
 from tracekit.messaging.receiving import Receiver
 from tracekit.messaging.retries import note_retries
+from tracekit.messaging.serving import Serving
 from tracekit.messaging.telemetry import referable
 from tracekit.messaging.transport import Plain
 from tracekit.patching import IS_MUTABLE, Joined, Names, unjoined, when_imported
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from tracekit.messaging.telemetry import Telemetry
     from tracekit.messaging.transport import Call, Hook, Message, Telling, Transport
@@ -80,6 +81,7 @@ class Engine:
         self._turns: weakref.WeakKeyDictionary[object, weakref.ref[Turns]] = weakref.WeakKeyDictionary()
         self.gathered: weakref.WeakKeyDictionary[object, Gathered] = weakref.WeakKeyDictionary()
         self._telling: weakref.WeakKeyDictionary[object, Telling] = weakref.WeakKeyDictionary()
+        self._serving: dict[str, Serving] = {}
         self._lock = threading.Lock()
         self._known: OrderedDict[Hashable, tuple[Message, weakref.ref[object]]] = OrderedDict()
 
@@ -119,9 +121,10 @@ class Engine:
     def described(self, transport: Transport, record: object) -> tuple[Sequence[Message], object]:
         """The message (or none) that a record is, and the client that gave it, where that is known."""
         key = transport.key(record)
-        known = None if key is None else self._known.get((transport.package, key))
+        known = None if key is None else self._known.get((transport.system, key))
         if known is not None:
-            return (known[0],), known[1]()
+            message, client = known[0], known[1]()
+            return (message,), None if client is self else client
         return transport.incoming(record), None
 
     def _remember(
@@ -133,7 +136,7 @@ class Engine:
             if (key := transport.key(record)) is None:
                 return
             with self._lock:
-                self._known[transport.package, key] = message, weakref.ref(client)
+                self._known[transport.system, key] = message, weakref.ref(client)
                 while len(self._known) > max(_MAX_KNOWN, len(messages)):
                     self._known.popitem(last=False)
 
@@ -169,6 +172,8 @@ class Engine:
     def install(self, transport: Transport, patches: Patches) -> None:
         """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""
         kept = transport.package in self._by_contrib
+        if transport.contrib_asks:
+            step_aside(transport.contrib_asks, functools.partial(_is_traced, transport), patches)
         if transport.contrib:
             targets = [hook.target for hook in transport.hooks if hook.scope != "retry"]
             (keep if kept else stand_down)(transport.contrib, targets, patches)
@@ -180,8 +185,14 @@ class Engine:
         for target, hooked in hooks.items():
             wrapper = self.wrapper(transport, hooked[0])
             if hooked[0].only:
-                wrappers = {hook.only: self.wrapper(transport, hook) for hook in hooked}
-                wrapper = functools.partial(_choosing, wrappers)
+                is_wrapped = target in self._serving
+                parameter = hooked[0].only.partition("=")[0]
+                serving = self._serving.setdefault(target, Serving(parameter, hooked[0].parameters))
+                for hook in hooked:
+                    serving.add(hook.only, self.wrapper(transport, hook))
+                if is_wrapped:
+                    continue
+                wrapper = serving
             # A part of the client that is not imported may stay so.
             module = target.partition(":")[0]
             patches.on_undo(when_imported(module, functools.partial(_wrap, patches, target, wrapper)))
@@ -351,21 +362,14 @@ def _wrap(patches: Patches, target: str, wrapper: Wrapper) -> None:
             patches.wrap(target, wrapper)
 
 
-def _choosing(wrappers: Mapping[str, Wrapper], function: Function) -> Function:
-    """A function that serves many operations: by the value of one parameter (`only`)."""
-    by_value: dict[str, dict[object, Function]] = {}
-    for only, wrapper in wrappers.items():
-        parameter, _, value = only.partition("=")
-        by_value.setdefault(parameter, {})[value] = wrapper(function)
-    ((parameter, functions),) = by_value.items()
-    position = [*inspect.signature(function).parameters].index(parameter)
-
-    @functools.wraps(function)
-    def choose(*args: Any, **kwargs: Any) -> Any:
-        value = args[position] if len(args) > position else kwargs.get(parameter)
-        return functions.get(value, function)(*args, **kwargs)
-
-    return choose
+def _is_traced(transport: Transport, client: object, arguments: Sequence[object]) -> bool:
+    """Whether a call of a function that serves many operations is one that the transport describes."""
+    for hook in transport.hooks:
+        parameter, _, value = hook.only.partition("=")
+        call = dict(zip(hook.parameters, (client, *arguments), strict=False))
+        if call.get(parameter) == value:
+            return bool(transport.outgoing(call))
+    return False
 
 
 def _retrying(transport: Transport, function: Function) -> Function:

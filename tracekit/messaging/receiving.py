@@ -16,6 +16,7 @@ from tracekit import semconv
 from tracekit.messaging import creation
 from tracekit.messaging.nesting import outside
 from tracekit.messaging.telemetry import referable
+from tracekit.messaging.transport import shared
 from tracekit.pathway import NO_FLOW, Pathway
 from tracekit.tracing.errors import record_error
 
@@ -64,7 +65,11 @@ class Receiver:
         self._telemetry.operated(shape, end_ns - start_ns, here)
         if self._has_spans:
             links = [arrived.link() for arrived in map(creation.Arrived, messages) if arrived.is_known]
-            attributes = {**shape.attributes, semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
+            attributes = {
+                **shape.attributes,
+                **shared(messages),
+                semconv.MESSAGING_BATCH_MESSAGE_COUNT: len(messages),
+            }
             self._span(shape, attributes, links, start_ns).end(end_ns)
 
     def delivered(self, transport: Transport, name: str, client: object, message: Message) -> None:

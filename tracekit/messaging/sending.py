@@ -16,7 +16,8 @@ from tracekit.messaging import creation
 from tracekit.messaging.nesting import sound
 from tracekit.messaging.processing import current_process
 from tracekit.messaging.retries import Retriable
-from tracekit.tracing.errors import outcome
+from tracekit.messaging.transport import shared
+from tracekit.tracing.errors import outcome, partly_failed
 from tracekit.tracing.quick import QuickSpan
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class Sending(Retriable):
     """One send or settle under way. Called with the broker's answer, in whatever thread that comes."""
 
-    __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_changed")
+    __slots__ = ("_shape", "_span", "_start_ns", "_telemetry", "_transport", "call", "is_batch", "is_changed")
 
     def __init__(
         self, telemetry: Telemetry, transport: Transport, call: Call, shape: Shape, span: Span, start_ns: int
@@ -42,6 +43,8 @@ class Sending(Retriable):
         self._start_ns = start_ns
         self.retries = None
         self.call = call
+        self.is_batch = False
+        """Whether the broker answers for several messages, each on its own."""
         self.is_changed = False
         """Whether the call carries our headers."""
 
@@ -78,6 +81,8 @@ class Sending(Retriable):
                 span.put(self._transport.answer(self.call, answer))
             elif isinstance(span, SdkSpan):
                 span.set_attributes(self._transport.answer(self.call, answer))
+                if self.is_batch:
+                    failure = partly_failed(span, self._transport.answers(self.call, answer))
         finally:
             span.end(end_ns)
         telemetry.operated(shape, end_ns - self._start_ns, span.get_span_context(), failure)
@@ -125,22 +130,31 @@ def send(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sendin
     return sending
 
 
-def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sending:
-    """Begin a commit, an acknowledgement or the like: of the message in process, where it says no other."""
+def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sending | None:
+    """Begin a commit, an acknowledgement or the like: of the message in process, where it says no other.
+
+    None where the call is none.
+    """
+    messages = transport.outgoing(call)
+    if not messages:
+        return None
     telemetry = engine.telemetry
     context = sound(otel.get_current())
-    messages = transport.outgoing(call)
     destinations = {message.destination for message in messages}
     destination = destinations.pop() if len(destinations) == 1 else ""
     turn = current_process(context)
-    if messages and not destinations and not destination and turn is not None:
+    if not destinations and not destination and turn is not None:
         destination = turn.destination_of(transport)
     groups = {message.group for message in messages}
     group = groups.pop() if len(groups) == 1 else ""
     # A message that settles itself is no client.
     client = None if transport.records(call["self"]) else call["self"]
     shape = telemetry.shape(transport, client, "settle", hook.name, destination, group=group)
-    attributes = {**shape.attributes, **messages[0].attributes} if len(messages) == 1 else shape.attributes
+    attributes = {**shape.attributes, **shared(messages)}
+    if hook.scope == "batch":
+        attributes[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(messages)
     start_ns = time.time_ns()
     span = telemetry.tracer.start_span(shape.name, context, shape.kind, attributes, None, start_ns)
-    return Sending(telemetry, transport, call, shape, span, start_ns)
+    settling = Sending(telemetry, transport, call, shape, span, start_ns)
+    settling.is_batch = hook.scope == "batch"
+    return settling

@@ -85,6 +85,7 @@ class Hook:
     `gather`: it gives an empty batch. `add`: called on a batch, it adds a message (its call has the batch's
     `client`), and gives None where it has not; a hook with the scope `batch` sends it.
     `flush`: it sends what earlier calls only queued in the client, and gives a list of their answers.
+    Of a settle, `batch` says that it settles several.
 
     `only` is `parameter=value`, where one function serves many operations: this one is meant. `parameters`
     are the names of a function that does not tell them itself (one written in C), `self` first.
@@ -132,6 +133,9 @@ class Transport(Source, Protocol):
     """The client's import name: what its records, clients and hooks belong to."""
     contrib: ClassVar[str]
     """OpenTelemetry's own instrumentation of the client, `package.module:Instrumentor`; "" for none."""
+    contrib_asks: ClassVar[str]
+    """Where that serves more than this transport does: the function that it asks about each call, with the
+    client and the call's other arguments, and lets be what gets None; "" for none."""
     hooks: ClassVar[Sequence[Hook]]
     aliases: ClassVar[Sequence[str]]
     """Other top names that its types say they are from (a module in C may)."""
@@ -241,11 +245,23 @@ def broker_at(servers: str | Sequence[object]) -> Facts:
     return {semconv.SERVER_ADDRESS: host.strip("[]"), semconv.SERVER_PORT: int(port)}
 
 
+def shared(messages: Sequence[Message]) -> dict[str, str | int | bool]:
+    """The attributes that all messages of several have in common. An offset is each one's own."""
+    first, *others = messages
+    return {
+        name: value
+        for name, value in first.attributes.items()
+        if name != semconv.MESSAGING_KAFKA_OFFSET
+        and all(other.attributes.get(name) == value for other in others)
+    }
+
+
 class Plain:
     """A client that has none of what only some have: a transport of more says so by methods of its own."""
 
     processing: ClassVar[str] = "process"
     contrib: ClassVar[str] = ""
+    contrib_asks: ClassVar[str] = ""
     aliases: ClassVar[Sequence[str]] = ()
     is_plain: ClassVar[bool] = False
 
@@ -281,6 +297,9 @@ class Plain:
 
     def asking(self, call: Call) -> Call:
         return call
+
+    def unasked(self, call: Call, result: object) -> None:
+        return None
 
     def queued(self, client: object) -> Sequence[object]:
         return ()

@@ -12,6 +12,8 @@ from tracekit.guard import shielded
 from tracekit.redaction import REDACTOR
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.trace import Span
 
 _MAX_TEXT: Final = 8_192
@@ -49,6 +51,18 @@ def record_error(span: Span, error: BaseException) -> None:
                 semconv.EXCEPTION_STACKTRACE: _stacktrace(error),
             },
         )
+
+
+def partly_failed(span: Span, answers: Sequence[object]) -> str:
+    """Tell the span that some of its messages failed: those whose answer is the name of an error.
+
+    Gives one of these names, whatever the order the same one; "" where none failed.
+    """
+    failure = min((said for said in answers if isinstance(said, str) and said), default="")
+    if failure:
+        span.set_attribute(semconv.ERROR_TYPE, failure)
+        span.set_status(Status(StatusCode.ERROR, "not all messages were taken"))
+    return failure
 
 
 def _text(error: BaseException) -> str:

@@ -54,7 +54,8 @@ class KafkaPython(Plain):
         client: Any = call["self"]
         if "topic" not in call:  # a commit: of these offsets, or of all that was read
             offsets: Any = call.get("offsets") or client.assignment()
-            return [Message(topic) for topic in sorted({partition.topic for partition in offsets})]
+            topics = sorted({partition.topic for partition in offsets})
+            return [Message(topic) for topic in topics] or [Message("")]
         topic, headers = call["topic"], call.get("headers")
         if not isinstance(topic, str) or not _are_headers(headers):
             return ()  # the client will say what is wrong with it
