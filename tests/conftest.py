@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from tracekit_demo.broker import Broker
 
+    from tests.aws import Aws
     from tests.integration.servers.activemq import ActiveMQ
     from tests.integration.servers.redis import Redis
 
@@ -123,6 +125,16 @@ def activemq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Active
     on_this_machine("activemq")
     with activemq(tmp_path_factory.mktemp("activemq")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """SQS and SNS, one server for each process of pytest."""
+    from tests.aws import Aws
+    from tests.integration.servers.moto import moto
+
+    with moto(tmp_path_factory.mktemp("moto")) as server, closing(Aws(server)) as clients:
+        yield clients
 
 
 @pytest.fixture

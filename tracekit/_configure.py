@@ -323,7 +323,7 @@ def _report(
     """The parts of `tracekit: orders -> http://localhost:4318 ok | fastapi, kafka on | httpx found …`"""
     target = _destination(settings, signals.joined) if exporting else "here"
     parts = [f"tracekit: {settings.service} -> {target}"]
-    on = [one.name for one in wanted if is_ready(one)]
+    on = dict.fromkeys(one.name for one in wanted if is_ready(one))  # a client may have several transports
     parts.append(f"{', '.join(on)} on" if on else "nothing to instrument found")
     # OpenTelemetry's packages are named as their modules.
     parts += [

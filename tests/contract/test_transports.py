@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.rigs.aiokafka import AioKafkaRig
+from tests.contract.rigs.aws import AioSnsRig, AioSqsRig, SnsRig, SqsRig
 from tests.contract.rigs.confluent import ConfluentRig
 from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tests.contract.rigs.pubsub import PubSubRig
@@ -17,6 +18,7 @@ from tracekit.testing import Rig, TransportContract
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.aws import Aws
     from tests.brokers import Kafka
     from tests.integration.servers.redis import Redis
 
@@ -63,4 +65,34 @@ class TestConfluent(TransportContract):
     @pytest.fixture
     def rig(self, kafka: Kafka) -> Iterator[Rig]:
         with closing(ConfluentRig(kafka)) as rig:
+            yield rig
+
+
+class TestSqs(TransportContract):
+    @pytest.fixture
+    def rig(self, aws: Aws) -> Rig:
+        return SqsRig(aws)
+
+
+class TestSns(TransportContract):
+    arrives_by = "aws_sqs"
+
+    @pytest.fixture
+    def rig(self, aws: Aws) -> Rig:
+        return SnsRig(aws)
+
+
+class TestAioSqs(TransportContract):
+    @pytest.fixture
+    def rig(self, aws: Aws) -> Iterator[Rig]:
+        with closing(AioSqsRig(aws)) as rig:
+            yield rig
+
+
+class TestAioSns(TransportContract):
+    arrives_by = "aws_sqs"
+
+    @pytest.fixture
+    def rig(self, aws: Aws) -> Iterator[Rig]:
+        with closing(AioSnsRig(aws)) as rig:
             yield rig
