@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _ENTERED: Final = f'{names.SERVICE}=~"$origin"'
 _BEGAN: Final = f'{names.ORIGIN}=~"$origin"'
 _ENDS: Final = f"{names.FLOW}_count"
+_ROUTE: Final = (names.SERVICE, names.METHOD, names.ROUTE)
+_ROUTE_LEGEND: Final = f"{of(names.SERVICE)} {of(names.METHOD)} {of(names.ROUTE)}"
 _FAILED: Final = f'{names.ERROR}!=""'
 
 
@@ -71,13 +73,13 @@ def flows() -> Dashboard:
                 "flow behind it. Next to completion: what was answered early goes on.",
                 units.SECONDS,
                 Line(
-                    quantile(0.95, names.SERVED, names.SERVICE, names.ROUTE, where=_ENTERED),
-                    f"{of(names.SERVICE)} {of(names.ROUTE)} p95",
+                    quantile(0.95, names.SERVED, *_ROUTE, where=_ENTERED),
+                    f"{_ROUTE_LEGEND} p95",
                     exemplars=True,
                 ),
                 Line(
-                    quantile(0.5, names.SERVED, names.SERVICE, names.ROUTE, where=_ENTERED),
-                    f"{of(names.SERVICE)} {of(names.ROUTE)} p50",
+                    quantile(0.5, names.SERVED, *_ROUTE, where=_ENTERED),
+                    f"{_ROUTE_LEGEND} p50",
                 ),
             )
         )

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana.source import names, units
 from grafana.source.frame import dashboard
 from grafana.source.panels import SOURCE, Line, lines, of, table
-from grafana.source.queries import either, joined, labelled, per_second, ratio, total
+from grafana.source.queries import AT_WORK, either, joined, labelled, per_second, ratio, total
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -45,7 +45,9 @@ def _edges() -> str:
 def _nodes() -> str:
     """What each takes in. One that only gives has 0, so that no edge is without its ends."""
     served = _at_service(per_second(f"{names.SERVED}_count", names.SERVICE), "id", names.SERVICE)
-    processed = _at_service(per_second(f"{names.PROCESS}_count", names.SERVICE), "id", names.SERVICE)
+    processed = _at_service(
+        per_second(f"{names.PROCESS}_count", names.SERVICE, where=AT_WORK), "id", names.SERVICE
+    )
     sent = _at_destination(per_second(names.SENT, names.SYSTEM, names.DESTINATION), "id")
     taken_in = either(
         labelled(served, "by", "requests"),
@@ -76,9 +78,9 @@ def _map() -> nodegraph.Panel:
         nodegraph.Panel()
         .title("Map")
         .description(
-            "Services are blue, and have how many requests they serve and messages they process a second. "
-            "Destinations are orange, and have how many messages are sent to them. Messages go along dashed "
-            "lines, calls along plain ones."
+            "Services are blue, and have how many requests they serve and messages, or batches of them, they "
+            "process a second. Destinations are orange, and have how many messages are sent to them. "
+            "Messages go along dashed lines, calls along plain ones."
         )
         .datasource(SOURCE)
         .unit(units.PER_SECOND)

@@ -11,12 +11,19 @@ from grafana.source import names
 
 INTERVAL: Final = "$__rate_interval"
 """Grafana's: four times what lies between two points, so that a rate finds some."""
+AT_WORK: Final = f'{names.IN_BATCH}=""'
+"""Matches messages and batches as a whole: the time of a batch's messages is in that of the batch."""
 
 
 def chosen(metric: str, *where: str) -> str:
     """The series of a metric for which all of that holds."""
-    matchers = ", ".join(filter(None, where))
+    matchers = both(*where)
     return f"{metric}{{{matchers}}}" if matchers else metric
+
+
+def both(*where: str) -> str:
+    """A matcher of which all hold."""
+    return ", ".join(filter(None, where))
 
 
 def total(value: str, *by: str) -> str:
@@ -35,6 +42,12 @@ def quantile(share: float, histogram: str, *by: str, where: str = "", window: st
     return f"histogram_quantile({share}, {buckets})"
 
 
+def mean(histogram: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+    """Of what it measured."""
+    whole = per_second(f"{histogram}_sum", *by, where=where, window=window)
+    return f"({ratio(whole, per_second(f'{histogram}_count', *by, where=where, window=window))})"
+
+
 def ratio(part: str, whole: str) -> str:
     """One by the other, where they have the same labels."""
     return f"{part} / {whole}"
@@ -42,9 +55,8 @@ def ratio(part: str, whole: str) -> str:
 
 def failing(counter: str, error: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
     """The share that failed: for which the matcher `error` holds too. Where none failed, there is nothing."""
-    both = ", ".join(filter(None, (where, error)))
     return ratio(
-        per_second(counter, *by, where=both, window=window),
+        per_second(counter, *by, where=both(where, error), window=window),
         per_second(counter, *by, where=where, window=window),
     )
 
@@ -62,10 +74,11 @@ def grown(counter: str, *by: str, where: str = "", window: str = INTERVAL) -> st
 def share_waiting(*by: str, where: str = "", window: str = INTERVAL) -> str:
     """Of the time from a message's publishing to the end of its processing: the share before it began.
 
-    Not by the time of flows: of a fan-out's branches each would count the wait that they share.
+    Not by the time of flows: of a fan-out's branches each would count the wait that they share. Of means, and
+    not of sums: each message of a batch waits, and all of them are worked on until the batch is done.
     """
-    waited = per_second(f"{names.WAIT}_sum", *by, where=where, window=window)
-    processed = per_second(f"{names.PROCESS}_sum", *by, where=where, window=window)
+    waited = mean(names.WAIT, *by, where=where, window=window)
+    processed = mean(names.PROCESS, *by, where=both(where, AT_WORK), window=window)
     return ratio(waited, f"({waited} + {processed})")
 
 

@@ -9,13 +9,14 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from grafana.source import names, units
 from grafana.source.frame import dashboard, variable
 from grafana.source.panels import Line, lines, of, signed
-from grafana.source.queries import backlog_growth, failing, per_second, quantile, share_waiting
+from grafana.source.queries import AT_WORK, backlog_growth, both, failing, per_second, quantile, share_waiting
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 _SENT: Final = f'{names.DESTINATION}=~"$destination"'
 _TAKEN: Final = f'{_SENT}, {names.GROUP}=~"$group"'
+_AT_WORK: Final = both(_TAKEN, AT_WORK)
 _PROCESSED: Final = f"{names.PROCESS}_count"
 _FAILED: Final = f'{names.ERROR}!=""'
 _WHERE: Final = (names.DESTINATION, names.GROUP)
@@ -118,9 +119,9 @@ def queues() -> Dashboard:
         .with_panel(
             lines(
                 "Processing, p95",
-                "How long a message, or a batch of them, was worked on.",
+                "How long a message, or a batch of them as a whole, was worked on.",
                 units.SECONDS,
-                Line(quantile(0.95, names.PROCESS, *_WHERE, where=_TAKEN), _LEGEND, exemplars=True),
+                Line(quantile(0.95, names.PROCESS, *_WHERE, where=_AT_WORK), _LEGEND, exemplars=True),
             )
         )
         .with_panel(
@@ -129,21 +130,22 @@ def queues() -> Dashboard:
                 "How many go on at once, in the mean. As many as there are consumers: they are busy all the "
                 "time, and what waits will grow.",
                 units.NUMBER,
-                Line(per_second(f"{names.PROCESS}_sum", *_WHERE, where=_TAKEN), _LEGEND),
+                Line(per_second(f"{names.PROCESS}_sum", *_WHERE, where=_AT_WORK), _LEGEND),
             )
         )
         .with_panel(
             lines(
                 "Processings",
-                "Messages, or batches of them, whose processing ended.",
+                "Messages, or batches of them as a whole, whose processing ended.",
                 units.PER_SECOND,
-                Line(per_second(_PROCESSED, *_WHERE, where=_TAKEN), _LEGEND),
+                Line(per_second(_PROCESSED, *_WHERE, where=_AT_WORK), _LEGEND),
             )
         )
         .with_panel(
             lines(
                 "Processings that failed",
-                "The share whose processing ended with an error. Nothing here means that none did.",
+                "The share whose processing ended with an error: of messages, and of batches as a whole. "
+                "Nothing here means that none did.",
                 units.SHARE,
                 Line(
                     failing(_PROCESSED, _FAILED, *_WHERE, where=_TAKEN),

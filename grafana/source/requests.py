@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _SERVING: Final = f'{names.SERVICE}=~"$service"'
 _SERVED: Final = f"{names.SERVED}_count"
 _CALLED: Final = f"{names.CALLED}_count"
-_ROUTE: Final = (names.SERVICE, names.ROUTE)
-_ROUTE_LEGEND: Final = f"{of(names.SERVICE)} {of(names.ROUTE)}"
+_ROUTE: Final = (names.SERVICE, names.METHOD, names.ROUTE)
+_ROUTE_LEGEND: Final = f"{of(names.SERVICE)} {of(names.METHOD)} {of(names.ROUTE)}"
 _CALL: Final = (names.SERVICE, names.SERVER, names.PORT)
 _CALL_LEGEND: Final = f"{of(names.SERVICE)} → {of(names.SERVER)}:{of(names.PORT)}"
 
@@ -32,7 +32,7 @@ def requests() -> Dashboard:
         .with_panel(
             lines(
                 "Requests",
-                "By route.",
+                "By method and route.",
                 units.REQUESTS,
                 Line(per_second(_SERVED, *_ROUTE, where=_SERVING), _ROUTE_LEGEND),
             )

@@ -12,7 +12,10 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +29,7 @@ from tracekit_demo.shop import faults
 
 from grafana.source.alerts import ALERTS
 from grafana.source.files import DASHBOARDS, ROOT
+from grafana.source.queries import share_waiting
 from tests.integration.servers.process import fetched
 from tests.integration.servers.prometheus import promtool
 from tests.real.losing import losing
@@ -42,6 +46,18 @@ _ROUNDS: Final = 3
 _REST_S: Final = 0.1
 _TOO_LARGE: Final = 1_100_000
 """Bytes; a producer of Kafka's clients refuses what is larger than a MiB."""
+_BATCH: Final = """
+import time, tracekit
+from kafka.consumer.fetcher import ConsumerRecord
+handle = tracekit.configure("analytics")
+record = ConsumerRecord(
+    "order.confirmed", 0, None, 1, time.time_ns() // 1_000_000, 0, None, b"{}", [], None, 0, 2, 0
+)
+with tracekit.process_batch([record]) as batch, batch.message(record):
+    pass
+handle.flush()
+"""
+"""A service that takes messages by batches, as none of the shop does."""
 _OF_THE_LEFT: Final = ("and", "unless")
 """Operators whose result is of the left side alone."""
 
@@ -98,6 +114,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     ):
         (folder / "stack" / "faults" / faults.SLOW_CONSUMER).touch()
         _post(running, Scenario("sync"), {"tracekit-flow": "1;nothing that can be read"})
+        _batch(running)
         enough = threading.Event()
         shopping = customer.submit(_shop, running, enough)
         try:
@@ -116,6 +133,12 @@ def _shop(running: Stack, enough: threading.Event) -> None:
             if enough.wait(_REST_S):
                 return
         _post(running, Scenario("async", sku="x" * _TOO_LARGE))
+
+
+def _batch(running: Stack) -> None:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment = {**others, "OTEL_EXPORTER_OTLP_ENDPOINT": running.otlp}
+    subprocess.run([sys.executable, "-c", _BATCH], env=environment, capture_output=True, check=True)
 
 
 def _made(folder: Path) -> Path:
@@ -273,6 +296,32 @@ def test_promtool_takes_the_rules_and_each_alert_fires_and_stays_silent() -> Non
     assert f"{len(ALERTS)} rules found" in promtool("check", "rules", "alerts.yaml", cwd=folder)
     promtool("check", "config", "prometheus.yaml", cwd=folder)
     promtool("test", "rules", "alerts.test.yaml", cwd=folder)
+
+
+_BATCHES: Final = """
+rule_files: []
+tests:
+  - input_series:
+      - {series: "tracekit_messaging_queue_duration_seconds_sum", values: "0+300x10"}
+      - {series: "tracekit_messaging_queue_duration_seconds_count", values: "0+10x10"}
+      - {series: "messaging_process_duration_seconds_sum", values: "0+10x10"}
+      - {series: "messaging_process_duration_seconds_count", values: "0+1x10"}
+      - series: messaging_process_duration_seconds_sum{tracekit_messaging_in_batch="true"}
+        values: "0+10x10"
+      - series: messaging_process_duration_seconds_count{tracekit_messaging_in_batch="true"}
+        values: "0+10x10"
+    promql_expr_test:
+      - {expr: EXPRESSION, eval_time: 10m, exp_samples: [{labels: "{}", value: 0.75}]}
+"""
+"""Ten messages a minute, each of which waits for 30 s, and is then in a batch that takes 10 s."""
+
+
+def test_the_share_of_waiting_is_that_of_a_message_of_a_batch_too(tmp_path: Path) -> None:
+    (tmp_path / "batches.yaml").write_text(
+        _BATCHES.replace("EXPRESSION", json.dumps(share_waiting(window="5m")))
+    )
+
+    promtool("test", "rules", "batches.yaml", cwd=tmp_path)
 
 
 # -- what a query names -----------------------------------------------------------------------------

@@ -146,6 +146,24 @@ def bare_counters(expression: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("target", "panel"), TARGETS)
+def test_the_work_of_a_batch_is_counted_once(target: Any, panel: Any) -> None:
+    work = re.findall(r"messaging_process_duration_seconds_\w+(?:\{([^}]*)\})?", target["expr"])
+
+    is_of_outcomes = panel["title"] == "Processings that failed"
+    assert is_of_outcomes or all('tracekit_messaging_in_batch=""' in matchers for matchers in work)
+
+
+@pytest.mark.parametrize(("target", "panel"), TARGETS)
+def test_a_route_is_told_by_its_method_too(target: Any, panel: Any) -> None:
+    grouped = [found.split(", ") for found in re.findall(r"by \(([^)]*)\)", target["expr"])]
+
+    assert all("http_request_method" in labels for labels in grouped if "http_route" in labels)
+    assert ("{{http_route}}" in target.get("legendFormat", "")) == (
+        "{{http_request_method}} {{http_route}}" in target.get("legendFormat", "")
+    )
+
+
+@pytest.mark.parametrize(("target", "panel"), TARGETS)
 def test_lines_have_legends_and_tables_have_none(target: Any, panel: Any) -> None:
     assert bool(target.get("legendFormat")) == (panel["type"] != "nodeGraph")
 
