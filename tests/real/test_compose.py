@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from tracekit_demo.client import place
 from tracekit_demo.expected import EXPECTED, seen
-from tracekit_demo.scenarios import Scenario
+from tracekit_demo.scenarios import Scenario, stream
 
 from tests.integration.servers.process import fetched
 from tests.real.engine import LEFT_OUT, Compose, config, engine
@@ -32,6 +35,11 @@ ORDER: Final = Scenario("hybrid")
 WHOLE: Final = Counter(EXPECTED["hybrid", "accepted"])
 _PATIENCE_S: Final = 15
 TOUR: Final = {"activemq", "moto", "pubsub", "rabbitmq", "redis"}
+SHOP: Final = {"analytics", "audit", "inventory", "notification", "orders", "payment"}
+MANY: Final = 300
+"""Orders: ten minutes of the customers'."""
+_QUESTIONS: Final = 600
+"""More than the spans that an SDK lets wait for a timer."""
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,30 @@ def test_an_order_is_whole_in_tracekit_serve(compose: Compose, flow_id: str) -> 
             return None
 
     assert _edges(answered) == WHOLE
+
+
+def test_jaeger_has_the_shop_and_not_itself(compose: Compose, flow_id: str) -> None:
+    def services() -> set[str]:
+        _, said = fetched(f"http://127.0.0.1:{compose.ports['JAEGER_PORT']}/api/v3/services")
+        return {*json.loads(said).get("services", ())}
+
+    for _ in range(_QUESTIONS):  # each would be a trace of Jaeger's own
+        services()
+
+    assert not eventually(lambda: "jaeger" in services(), 2), flow_id
+    assert eventually(lambda: services() == SHOP, _PATIENCE_S), services()
+
+
+def test_four_may_list_many_orders_at_once(compose: Compose) -> None:
+    port = compose.ports["ORDERS_PORT"]
+    source = ApiSource(f"http://127.0.0.1:{compose.ports['VIEWER_PORT']}", silence_s=60)
+    with ThreadPoolExecutor(4) as four:  # their sockets are where this thread's are
+        list(four.map(lambda scenario: place(port, scenario), islice(stream(Random(7)), MANY)))
+        listed = list(four.map(lambda _: len(source.find("", limit=MANY).flows), range(4)))
+
+    container = compose("ps", "--quiet", "tracekit").strip()
+    fell = compose.engine.docker("inspect", "--format", "{{.RestartCount}} {{.State.OOMKilled}}", container)
+    assert (listed, fell.strip()) == ([MANY] * 4, "0 false")
 
 
 def test_its_log_lines_are_in_tracekit_serve(compose: Compose, flow_id: str) -> None:
