@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -56,8 +57,18 @@ def _consumer(group: str, **more: Any) -> KafkaConsumer:
     )
 
 
+def _end_as_failed() -> None:
+    """End this program in order, and as one that failed: who runs it starts it again."""
+    # The server ends on the signal, and answers and exports what it has. As the first process of a container
+    # it would then end with 0: no signal kills it there.
+    atexit.register(os._exit, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Worker:
     """A thread that hands each event of some topics to its handler, one after another.
+
+    Where it cannot go on, the program ends: a service that answers and consumes nothing helps nobody.
 
     `rest_s`: how many seconds to rest after each.
     """
@@ -91,8 +102,16 @@ class Worker:
         return self._thread.is_alive() and bool(self._consumer.assignment())
 
     def _run(self) -> None:
-        _subscribed(self._consumer, tuple(self._handlers))
         try:
+            self._consume()
+        except Exception:
+            log.exception("consuming failed, the service ends")
+            if not self._stopping.is_set():
+                _end_as_failed()
+
+    def _consume(self) -> None:
+        try:
+            _subscribed(self._consumer, tuple(self._handlers))
             while not self._stopping.is_set():
                 for message in self._consumer:
                     self._handle(message)
