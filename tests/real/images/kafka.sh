@@ -1,7 +1,7 @@
 # What the image apache/kafka does: KAFKA_NODE_ID is node.id, and so on; the storage is made at the first start.
 set -euo pipefail
 settings=/opt/kafka/config/server.properties
-logging=/opt/kafka/config/log4j.properties
+logging=/opt/kafka/config/log4j2.properties
 : > "$settings"
 while IFS= read -r pair; do
     name=${pair%%=*}
@@ -11,12 +11,15 @@ while IFS= read -r pair; do
     echo "${name//_/.}=${pair#*=}" >> "$settings"
 done < <(env | grep '^KAFKA_')
 cat > "$logging" <<'LOGGING'
-log4j.rootLogger=WARN, out
-log4j.appender.out=org.apache.log4j.ConsoleAppender
-log4j.appender.out.layout=org.apache.log4j.PatternLayout
-log4j.appender.out.layout.ConversionPattern=%p %c %m%n
+status = warn
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %p %c %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
 LOGGING
-options=(-Dlog4j.configuration="file:$logging" -cp '/opt/kafka/libs/*')
+options=(-Dlog4j2.configurationFile="$logging" -cp '/opt/kafka/libs/*')
 java -Xmx128m "${options[@]}" kafka.tools.StorageTool format --cluster-id "$CLUSTER_ID" --config "$settings" \
     --ignore-formatted
 # shellcheck disable=SC2086 # these are several words
