@@ -23,7 +23,7 @@ demo: $(READY)  ## the shop, and its orders as flows (ARGS=--once: one order in 
 test: $(READY)  ## all tests (ARGS="-k case_12": some)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-real: $(READY)  ## the tests with the real Kafka, Collector, Jaeger, Prometheus (made once, a quarter of an hour)
+test-real: $(READY)  ## the tests with the real Kafka, Collector, Jaeger, Prometheus (made once, 25 minutes)
 	@$(BIN)/python -m tests.integration.servers
 	@TRACEKIT_TEST_SERVERS=required $(BIN)/python -m pytest -m "real or server" $(ARGS)
 

@@ -10,7 +10,7 @@ import pytest
 
 FOLDER: Final = Path(__file__).parents[2] / "collector-config"
 CONFIGURATIONS: Final = sorted({*FOLDER.glob("*.yaml")} - {FOLDER / "builder.yaml"})
-# What must be said of any component, and is no choice: where it is, what it is called, and by what it is tied.
+# What must be said of any component, and is no choice: where it is, what it is called, what it is tied to.
 NO_CHOICE: Final = re.compile(
     r"""\s*(?:-\ )?(?:
         (?:endpoint|directory|name|type|tls):\ (?:"?\$\{env:\w+.*|[\w ]+|\*tls)

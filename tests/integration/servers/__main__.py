@@ -14,7 +14,7 @@ def main() -> int:
     """The exit code: 1 where one cannot be had."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.integration.servers",
-        description=f"{__doc__} All of them by default: a quarter of an hour on two cores, once.",
+        description=f"{__doc__} All of them by default: 25 minutes on two cores, once.",
     )
     parser.add_argument("name", nargs="*", help=f"{', '.join(PROGRAMS)}; all by default")
     chosen = parser.parse_args().name
