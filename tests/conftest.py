@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.aws import Aws
     from tests.integration.servers.activemq import ActiveMQ
+    from tests.integration.servers.rabbitmq import RabbitMQ
     from tests.integration.servers.redis import Redis
 
 pytest_plugins = ["pytester"]
@@ -128,13 +129,13 @@ def activemq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Active
 
 
 @pytest.fixture(scope="session")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    """SQS and SNS, one server for each process of pytest."""
-    from tests.aws import Aws
-    from tests.integration.servers.moto import moto
+def rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """Debian's RabbitMQ, one for each process of pytest."""
+    from tests.integration.servers.rabbitmq import rabbitmq
 
-    with moto(tmp_path_factory.mktemp("moto")) as server, closing(Aws(server)) as clients:
-        yield clients
+    on_this_machine("rabbitmq-server")
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
 
 
 @pytest.fixture

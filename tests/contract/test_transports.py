@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.rigs.aio_pika import AioPikaRig
 from tests.contract.rigs.aiokafka import AioKafkaRig
-from tests.contract.rigs.aws import AioSnsRig, AioSqsRig, SnsRig, SqsRig
 from tests.contract.rigs.confluent import ConfluentRig
 from tests.contract.rigs.kafka_python import KafkaPythonRig
+from tests.contract.rigs.pika import PikaRig
 from tests.contract.rigs.pubsub import PubSubRig
 from tests.contract.rigs.redis_streams import RedisAsyncRig, RedisRig
 from tracekit.testing import Rig, TransportContract
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.aws import Aws
     from tests.brokers import Kafka
+    from tests.integration.servers.rabbitmq import RabbitMQ
     from tests.integration.servers.redis import Redis
 
 
@@ -51,6 +53,22 @@ class TestRedisStreamsByAsyncio(TransportContract):
     @pytest.fixture
     def rig(self, redis_server: Redis) -> Iterator[Rig]:
         with closing(RedisAsyncRig(redis_server.url)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestPika(TransportContract):
+    @pytest.fixture
+    def rig(self, rabbitmq_broker: RabbitMQ) -> Iterator[Rig]:
+        with closing(PikaRig(rabbitmq_broker)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestAioPika(TransportContract):
+    @pytest.fixture
+    def rig(self, rabbitmq_broker: RabbitMQ) -> Iterator[Rig]:
+        with closing(AioPikaRig(rabbitmq_broker)) as rig:
             yield rig
 
 

@@ -23,7 +23,7 @@ from tracekit.messaging.sending import send, settle
 from tracekit.patching import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tracekit.messaging.creating import Creating
     from tracekit.messaging.engine import Engine
@@ -102,6 +102,24 @@ def inner(function: Function) -> Function:
             _inside.reset(token)
 
     return call
+
+
+async def awaited_inner(awaited: Awaitable[Any]) -> Any:
+    """The same for what a client does on being left: it gives back messages that nobody has seen."""
+    token = _inside.set(_Inside(None, is_all=True))
+    try:
+        return await awaited
+    finally:
+        _inside.reset(token)
+
+
+def outside_of_calls(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """What the application's function gives: some clients call handlers while they wait in a call."""
+    token = _inside.set(_NOWHERE)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _inside.reset(token)
 
 
 def is_coroutine(result: object) -> bool:

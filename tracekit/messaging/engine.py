@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
+from tracekit.messaging.blocks import blocking
 from tracekit.messaging.calls import awaited_within, calling, inner, is_suppressed, receiving, within
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down, step_aside
 from tracekit.messaging.gathering import Gathered, adding, gathering
@@ -157,6 +158,8 @@ class Engine:
                 return functools.partial(flushing, self, transport)
             case "inner":
                 return inner
+            case "block":
+                return functools.partial(blocking, self, transport)
             case "make":
                 return functools.partial(self._making, transport, hook)
             case "gather":
@@ -256,8 +259,27 @@ class Engine:
             return None
         (message,) = messages
         client = call.get("self")
+        if transport.package in self._keyed:
+            self._remember(transport, client, given, messages)
         self.receiver.delivered(transport, name, client, message)
         return Process(self, transport, message, (*transport.records(given), given)[0], client)
+
+    def processing(self, transport: Transport, record: object) -> Process | None:
+        """The processing of a message by itself; None where it is none."""
+        messages, client = self.described(transport, record)
+        return Process(self, transport, messages[0], record, client) if len(messages) == 1 else None
+
+    def is_in_process(self, record: object, turn: Process) -> bool:
+        """Whether it is this message that is in process, also where it was unpacked and packed again."""
+        if turn.record is record:
+            return True
+        transport = self.transport_of(record)
+        if transport is None or transport.package not in self._keyed:
+            return False
+        (found, *_), (mine, *_) = (*transport.records(record), None), (*transport.records(turn.record), None)
+        if found is None or mine is None:
+            return False
+        return transport.key(found) == transport.key(mine)
 
     def _iterating(self, transport: Transport, hook: Hook, function: Function) -> Function:
         """What gives an iterator of messages: each turn of the loop is the processing of one."""
@@ -279,20 +301,21 @@ class Engine:
     def loop(self, transport: Transport, client: object, source: Any, call: Call | None = None) -> Loop:
         """A loop over a client, whose open turn is ended by whatever is received from it next.
 
-        `call` is the one that gave the client's own iterator.
+        `call` is the one that gave the client's own iterator. Where the client has many, which may be at work
+        side by side (two tasks on a queue), nobody else ends the turn of one.
         """
-        self.end_leaked(client)
+        self.end_leaked(source)
         kind = AsyncConsumerLoop if hasattr(type(source), "__anext__") else ConsumerLoop
         loop = kind(self, transport, client, source, call)
-        if referable(client) is not None:
-            self._turns[client] = weakref.ref(loop)
+        if referable(source) is not None:
+            self._turns[source] = weakref.ref(loop)
         return loop
 
-    def adopt(self, loop: Turns, client: object, transport: Transport) -> Transport | None:
+    def adopt(self, loop: Turns, source: object, transport: Transport) -> Transport | None:
         """Take over a loop that another engine began; the transport as it is known here."""
         known = self._transports.get(transport.package)
-        if known is not None and referable(client) is not None:
-            self._turns[client] = weakref.ref(loop)
+        if known is not None and referable(source) is not None:
+            self._turns[source] = weakref.ref(loop)
         return known
 
     def fetched(

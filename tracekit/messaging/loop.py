@@ -6,9 +6,11 @@ once on `break`, `return` and exceptions, which ends the turn. Only one kept in 
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from tracekit.guard import swallow
+from tracekit.messaging.calls import awaited_inner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +69,7 @@ class Turns:
 
     def _follow(self, engine: Engine | None) -> bool:
         """Go on with the engine that took the place of ours; False where none knows the client."""
-        transport = engine.adopt(self, self._client, self._transport) if engine is not None else None
+        transport = engine.adopt(self, self._source, self._transport) if engine is not None else None
         if engine is None or transport is None:
             return False
         self._engine, self._transport = engine, transport
@@ -149,9 +151,18 @@ class AsyncConsumerLoop(Turns):
 
     async def __aenter__(self) -> AsyncConsumerLoop:
         self._is_entered = True
+        if self._is_block():
+            await self._source.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         self._end(error)
+        if self._is_block():
+            return bool(await awaited_inner(self._source.__aexit__(kind, error, trace)))
+        return None
+
+    def _is_block(self) -> bool:
+        """Whether the client's own iterator is one to be entered; a client that is its own is not ours to."""
+        return self._source is not self._client and isinstance(self._source, AbstractAsyncContextManager)

@@ -11,8 +11,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from tracekit.guard import shielded, swallow
-from tracekit.messaging.calls import is_coroutine, is_suppressed
-from tracekit.patching import Names, mark_coroutine_function
+from tracekit.messaging.calls import is_coroutine, is_suppressed, outside_of_calls
+from tracekit.patching import Names
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -32,7 +32,7 @@ def registering(engine: Engine, transport: Transport, hook: Hook, function: Func
         with shielded(hook.name):
             bound = names.bind(args, kwargs)
             handler: Any = bound.get(hook.callback) if bound is not None else None
-            if bound is not None and callable(handler):
+            if bound is not None and callable(handler) and not _is_its_own(handler, transport):
                 handling = _handling(engine, transport, hook, handler, bound)
                 args, kwargs = names.unbind({**bound, hook.callback: handling}, len(args))
         return function(*args, **kwargs)
@@ -40,20 +40,34 @@ def registering(engine: Engine, transport: Transport, hook: Hook, function: Func
     return register
 
 
+def _is_its_own(handler: object, transport: Transport) -> bool:
+    """Whether the handler is the client's: what it hands on to the application is hooked there."""
+    owner = getattr(handler, "__self__", None)
+    return type(owner).__module__.partition(".")[0] == transport.package.partition(".")[0]
+
+
 def _handling(
     engine: Engine, transport: Transport, hook: Hook, handler: Function, registered: Call
 ) -> Function:
-    @functools.wraps(
+    alike = functools.wraps(
         handler, assigned=[name for name in functools.WRAPPER_ASSIGNMENTS if hasattr(handler, name)]
     )
+
+    def begun(args: tuple[Any, ...]) -> Process | None:
+        return _begun(engine, transport, hook, args[0] if len(args) == 1 else args, registered)
+
     def handle(*args: Any, **kwargs: Any) -> Any:
-        given: Any = args[0] if len(args) == 1 else args
-        turn = _begun(engine, transport, hook, given, registered)
+        turn = begun(args)
         return handler(*args, **kwargs) if turn is None else _run(turn, handler, *args, **kwargs)
 
-    if inspect.iscoroutinefunction(handler):
-        mark_coroutine_function(handle)  # clients ask a handler what it is
-    return handle
+    async def handle_async(*args: Any, **kwargs: Any) -> Any:
+        # Not before it runs: a task that is cancelled earlier never does, and processes nothing.
+        turn = begun(args)
+        result = handler(*args, **kwargs)
+        return await (result if turn is None else _rest(turn, result))
+
+    # Clients ask a handler what it is.
+    return alike(handle_async if inspect.iscoroutinefunction(handler) else handle)
 
 
 def delivering(engine: Engine, transport: Transport, hook: Hook, function: Function) -> Function:
@@ -82,7 +96,7 @@ def _begun(engine: Engine, transport: Transport, hook: Hook, given: Any, call: C
 def _run(turn: Process, function: Function, *args: Any, **kwargs: Any) -> Any:
     turn.enter()
     try:
-        result = function(*args, **kwargs)
+        result = outside_of_calls(function, *args, **kwargs)
     except BaseException as error:
         _end(turn, error)
         raise

@@ -98,8 +98,8 @@ class Receiver:
         self, transport: Transport, name: str, client: object, start_ns: int, error: Exception
     ) -> None:
         """A call that fetches raised."""
-        if isinstance(error, (StopIteration, StopAsyncIteration)):  # the end of the iteration is no failure
-            return
+        if isinstance(error, (StopIteration, StopAsyncIteration)) or transport.is_nothing(error):
+            return  # the end of an iteration, or an empty queue, is no failure
         end_ns = time.time_ns()
         shape = self._telemetry.shape(transport, client, "receive", name, "")
         here = trace.get_current_span().get_span_context()

@@ -121,7 +121,8 @@ def process(message: Any, *, consumer: object = None, parent: ParentRule | None 
         if engine is None or is_suppressed():
             return None, False
         turn = current_process()
-        if turn is not None and turn.record is message and not (turn.ended or turn.is_taken):
+        is_taken = turn is None or turn.ended or turn.is_taken
+        if turn is not None and not is_taken and engine.is_in_process(message, turn):
             turn.is_taken, turn.may_leak = True, False
             return turn, True
         transport = engine.transport_of(message)

@@ -147,8 +147,11 @@ def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Send
         destination = turn.destination_of(transport)
     groups = {message.group for message in messages}
     group = groups.pop() if len(groups) == 1 else ""
-    # A message that settles itself is no client.
-    client = None if transport.records(call["self"]) else call["self"]
+    client: object = call["self"]
+    if transport.records(client):  # a message that settles itself is no client
+        described, _ = engine.described(transport, client)
+        destination = destination or described[0].destination
+        client = transport.owner(client)
     shape = telemetry.shape(transport, client, "settle", hook.name, destination, group=group)
     attributes = {**shape.attributes, **shared(messages)}
     if hook.scope == "batch":

@@ -81,7 +81,8 @@ class Hook:
     call itself is what hands one message to its handlers. `carry`: the parameter named `callback` holds a
     function that must run in its caller's context. `retry`: the client sends messages once more by itself;
     `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
-    `inner`: the client's own work, whose calls of it are none of the application's.
+    `inner`: the client's own work, whose calls of it are none of the application's. `block`: called on a
+    message, it gives a block (`async with`) in which that one is processed.
     `gather`: it gives an empty batch. `add`: called on a batch, it adds a message (its call has the batch's
     `client`), and gives None where it has not; a hook with the scope `batch` sends it.
     `flush`: it sends what earlier calls only queued in the client, and gives a list of their answers.
@@ -107,6 +108,7 @@ class Hook:
         "gather",
         "inner",
         "add",
+        "block",
     ] = "call"
     callback: str = ""
     only: str = ""
@@ -150,6 +152,10 @@ class Transport(Source, Protocol):
         """Whom such a client tells of the broker's answers. None: nobody knows how it was made."""
         ...
 
+    def owner(self, record: object) -> object:
+        """The client by which a record settles itself, where it has one; None where it does not say."""
+        ...
+
     def outgoing(self, call: Call) -> Sequence[Message]:
         """The messages that a call sends or settles. Empty: nothing that we understand; left alone."""
         ...
@@ -159,6 +165,10 @@ class Transport(Source, Protocol):
 
         None: that message stays as it is.
         """
+        ...
+
+    def is_nothing(self, error: BaseException) -> bool:
+        """Whether the client says so that there was nothing to receive: no failure."""
         ...
 
     def is_oversized(self, error: BaseException) -> bool:
@@ -273,6 +283,12 @@ class Plain:
 
     def telling(self, call: Call | None) -> Telling:
         return Telling()
+
+    def owner(self, record: object) -> object:
+        return None
+
+    def is_nothing(self, error: BaseException) -> bool:
+        return False
 
     def is_oversized(self, error: BaseException) -> bool:
         return False
