@@ -129,6 +129,16 @@ def activemq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Active
 
 
 @pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """SQS and SNS, one server for each process of pytest."""
+    from tests.aws import Aws
+    from tests.integration.servers.moto import moto
+
+    with moto(tmp_path_factory.mktemp("moto")) as server, closing(Aws(server)) as clients:
+        yield clients
+
+
+@pytest.fixture(scope="session")
 def rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """Debian's RabbitMQ, one for each process of pytest."""
     from tests.integration.servers.rabbitmq import rabbitmq

@@ -9,6 +9,7 @@ import pytest
 
 from tests.contract.rigs.aio_pika import AioPikaRig
 from tests.contract.rigs.aiokafka import AioKafkaRig
+from tests.contract.rigs.aws import AioSnsRig, AioSqsRig, SnsRig, SqsRig
 from tests.contract.rigs.confluent import ConfluentRig
 from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tests.contract.rigs.pika import PikaRig
