@@ -15,6 +15,7 @@ from tests.contract.rigs.kafka_python import KafkaPythonRig
 from tests.contract.rigs.pika import PikaRig
 from tests.contract.rigs.pubsub import PubSubRig
 from tests.contract.rigs.redis_streams import RedisAsyncRig, RedisRig
+from tests.contract.rigs.stomp import StompRig
 from tracekit.testing import Rig, TransportContract
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tests.aws import Aws
     from tests.brokers import Kafka
     from tests.integration.servers.rabbitmq import RabbitMQ
+    from tests.integration.servers.activemq import ActiveMQ
     from tests.integration.servers.redis import Redis
 
 
@@ -114,4 +116,12 @@ class TestAioSns(TransportContract):
     @pytest.fixture
     def rig(self, aws: Aws) -> Iterator[Rig]:
         with closing(AioSnsRig(aws)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestStomp(TransportContract):
+    @pytest.fixture
+    def rig(self, activemq_server: ActiveMQ) -> Iterator[Rig]:
+        with closing(StompRig(activemq_server.port)) as rig:
             yield rig

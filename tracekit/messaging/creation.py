@@ -191,7 +191,7 @@ def _trim(headers: dict[str, str], message: Message, slots: int | None) -> list[
     """Take headers out, the least needed first, until they fit on the message; which ones."""
     left_out: list[str] = []
     if message.most is not None:
-        left_out = [name for name, value in headers.items() if len(value) > message.most]
+        left_out = [name for name, value in headers.items() if _taken(value, message.escapes) > message.most]
         for name in left_out:
             del headers[name]
     room = _MOST if message.room is None else message.room
@@ -207,6 +207,10 @@ def _trim(headers: dict[str, str], message: Message, slots: int | None) -> list[
             size -= _size((name, headers.pop(name)))
             left_out.append(name)
     return left_out
+
+
+def _taken(value: str, escapes: Mapping[str, int]) -> int:
+    return len(value) + sum(more * value.count(one) for one, more in escapes.items())
 
 
 def _size(header: tuple[str, str]) -> int:

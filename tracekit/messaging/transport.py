@@ -49,7 +49,8 @@ class Message(NamedTuple):
     A tuple, since every message makes two: a frozen dataclass takes five times as long.
 
     Before the client or the broker refuses, there are left for our headers: `room` bytes, `slots` headers;
-    and of one header's value `most` bytes. `published_at_ns` is set only where the broker itself set it,
+    and of one header's value `most` bytes, in which a character of `escapes` takes so many more than its own.
+    `published_at_ns` is set only where the broker itself set it,
     `sent_at_ns` is a client's own timestamp (Unix ns). `delivery_attempt` is 1 for the first. `group` is
     the consumer group or subscription where the call says it, and not the client's configuration.
     `is_entry`: there was no context where it was made, so none was lost.
@@ -68,6 +69,7 @@ class Message(NamedTuple):
     attributes: Facts = MappingProxyType({})
     group: str = ""
     is_entry: bool = False
+    escapes: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
