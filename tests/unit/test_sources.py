@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tracekit.collector.archive import Page, Summary
-from tracekit.sources import ApiSource, NotFoundError, Notice, NotReachedError, SourceError, api, web
+from tracekit.sources import (
+    ApiSource,
+    JaegerSource,
+    NotFoundError,
+    Notice,
+    NotReachedError,
+    SourceError,
+    api,
+    web,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,8 +167,37 @@ def test_a_server_that_speaks_no_http_is_named_without_what_it_said(said: bytes)
 
 
 def test_a_server_that_hangs_up_is_not_reached() -> None:
-    with answering(b"") as source, pytest.raises(NotReachedError, match="nobody answers at"):
+    with answering(b"") as source, pytest.raises(
+        NotReachedError, match=r"hangs up on HTTP .*: it may be a port for gRPC. Say where .*, such as http://"
+    ):  # fmt: skip
         source.find("")
+
+
+def test_a_server_that_is_silent_runs_all_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(NotReachedError) as error:
+            ApiSource(url, silence_s=0.1).find("")
+
+    assert str(error.value) == (
+        f"{url} did not answer within 0.1 s: it is busy, or hangs. Try it again, or look at its log; or say "
+        "what else to ask: --server URL"
+    )
+
+
+def test_a_jaeger_is_named_with_the_option_that_reads_it() -> None:
+    page = b"<!doctype html><title>Jaeger UI</title>"
+    with answering(answer(page)) as source, pytest.raises(SourceError) as error:
+        source.find("")
+    with answering(answer(page)) as source, pytest.raises(SourceError) as same:
+        JaegerSource(source.url).find("")
+
+    assert str(error.value) == (
+        f"what answers at {error.value.args[0].split()[3]} is no `tracekit serve` of this version, but a "
+        "Jaeger, it seems: `flow`, `flows` and `tail` read one with --source jaeger; say where that is: "
+        "--server URL"
+    )
+    assert "is no Jaeger with its query API; say where" in str(same.value)
 
 
 def test_an_answer_that_breaks_off_is_no_answer() -> None:

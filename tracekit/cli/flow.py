@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracekit import semconv
 from tracekit.cli import terminal
+from tracekit.cli.called import us
 from tracekit.cli.terminal import styled
 from tracekit.flow.text import columns, counted, duration, fitted, harmless
 
@@ -42,6 +43,9 @@ where the flow should go on and does not; it comes with its evidence and its cur
 _UNREAD: Final = """\
 what came of it in {} cannot be read
   The segment is damaged, or its disk fails; `tracekit doctor` tells where."""
+_NO_LOGS: Final = """\
+Jaeger has no log lines. `{0} serve --jaeger {1}` takes those that are sent to it, and shows
+them with its flows: {0} flow ID --logs"""
 _GAP: Final = "  "
 _SERVICE: Final = 20
 _LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -123,7 +127,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(render(flow, width=width, color=color, comes_from=comes_from, goes_on_in=goes_on_in))
     if isinstance(unread, int) and unread:
         print(f"\n{styled('✕ incomplete', 'bad', color=color)}  {_UNREAD.format(counted(unread, 'request'))}")
-    if arguments.logs:
+    if arguments.logs and arguments.source == "jaeger":
+        print(f"\n{styled(_NO_LOGS.format(us(), source.jaeger()), 'dim', color=color)}")
+    elif arguments.logs:
         print()
         for row in _logged(flow, lines, width=width, color=color):
             print(row)

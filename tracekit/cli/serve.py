@@ -219,7 +219,7 @@ def _serve(arguments: argparse.Namespace, end: _End) -> int:
             complaints.say(loss)
         held = archive.held()
     if not arguments.quiet:
-        _say(f"\nended: {_amount(held)} in {arguments.data}", sys.stdout)
+        _say(f"\nended: {_amount(held, arguments)} in {arguments.data}", sys.stdout)
     return 0
 
 
@@ -249,7 +249,7 @@ def _collector(
         pages=create_api(
             archive,
             _hosts(arguments),
-            more=lambda: _more(server, arguments.data),
+            more=lambda: _more(server, arguments),
             troubles=forward.troubles if forward else tuple,
         ),
         pages_port=arguments.port,
@@ -348,8 +348,9 @@ def _watch(archive: DiskStore, stop: threading.Event, complaints: _Complaints, *
 
 def _greeting(server: CollectorServer, held: Held, arguments: argparse.Namespace) -> Iterator[str]:
     """Where it listens, what it has, and how to go on."""
-    yield "tracekit is collecting; Ctrl-C ends it"
-    yield f"  OTLP  {server.http_endpoint} (HTTP), {server.grpc_endpoint} (gRPC)"
+    what = " log lines and metrics only" if arguments.jaeger else ""
+    yield f"tracekit is collecting{what}; Ctrl-C ends it"
+    yield f"  OTLP  {server.http_endpoint} (HTTP), {server.grpc_endpoint} (gRPC){what and ': no spans'}"
     yield f"  API   {server.pages_endpoint}/api/flows"
     oldest = (
         "" if held.oldest_ns is None else f", since {moment(held.oldest_ns, datetime.now().astimezone())}"
@@ -357,7 +358,7 @@ def _greeting(server: CollectorServer, held: Held, arguments: argparse.Namespace
     data = arguments.data
     if arguments.jaeger:
         yield f"  flows from {arguments.jaeger}; log lines sent here are shown with them"
-    yield f"  data  {data}: {_amount(held)} of {size(held.max_bytes)}{oldest}"
+    yield f"  data  {data}: {_amount(held, arguments)} of {size(held.max_bytes)}{oldest}"
     if arguments.forward:
         yield f"  to    {arguments.forward}"
     if held.flows or arguments.jaeger:
@@ -381,15 +382,16 @@ def _short_of_room(free: int, held: Held, data: Path) -> str:
     )
 
 
-def _amount(held: Held) -> str:
-    return f"{counted(held.flows, 'flow')}, {size(held.bytes)}"
+def _amount(held: Held, arguments: argparse.Namespace) -> str:
+    return size(held.bytes) if arguments.jaeger else f"{counted(held.flows, 'flow')}, {size(held.bytes)}"
 
 
-def _more(server: CollectorServer, data: Path) -> dict[str, Json]:
+def _more(server: CollectorServer, arguments: argparse.Namespace) -> dict[str, Json]:
     """What the status says besides the archive: so that others find the way here, and know who it is."""
     return {
         "pid": os.getpid(),
-        "data": str(data),
+        "data": str(arguments.data),
+        **({"jaeger": arguments.jaeger} if arguments.jaeger else {}),
         "otlp_http": server.http_endpoint,
         "otlp_grpc": server.grpc_endpoint,
         **cast("dict[str, Json]", server.status()),

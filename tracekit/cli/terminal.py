@@ -179,5 +179,9 @@ def fail(command: str, why: object) -> int:
 
 def no_flows(server: Source) -> str:
     """What to say where there is nothing to show yet."""
+    if (jaeger := server.jaeger()) is not None:
+        return (
+            f"There are no flows: {harmless(jaeger)}, which has their spans, got none in the last 24 hours."
+        )
     endpoint = server.endpoint()
     return f"There are no flows yet. {first_flow(endpoint and harmless(endpoint))}"

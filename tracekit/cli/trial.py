@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import socket
@@ -22,7 +23,7 @@ from urllib.request import getproxies
 from tracekit.cli.called import us
 from tracekit.flow.text import duration
 from tracekit.sources import NotFoundError
-from tracekit.sources.web import opened, opener
+from tracekit.sources.web import BROKEN, GARBAGE, opened, opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,10 +47,12 @@ _SLACK_NS: Final = 2_000_000
 
 
 _REACH_S: Final = 3.0
+_MAX_WORDS: Final = 64 * 1024
 _GARBLED: Final = "BadStatusLine"
 """What the exporter says with the bytes that came, where they are no answer of HTTP."""
 _NO_HTTP: Final = "what listens there speaks no HTTP"
 _CURES: Final = (
+    (("flows are read from",), "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: where that one takes spans"),
     ((_GARBLED,), "if that port speaks gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc; HTTP has 4318"),
     (
         ("HTTP/2", "http1"),
@@ -103,11 +106,29 @@ def probe(signal: str, settings: Settings) -> Probe:
     took_s = time.monotonic() - began_s
     if is_taken:
         return Probe(url, took_s)
-    wrong = said[0] if said else "it took no export"
+    wrong = _in_words(url, settings, signal) or (said[0] if said else "it took no export")
     cure = next(
         (cure for signs, cure in _CURES if any(sign in wrong for sign in signs)), "look at its own log"
     )
     return Probe(url, took_s, _NO_HTTP if _GARBLED in wrong else wrong, cure)
+
+
+def _in_words(url: str, settings: Settings, signal: str) -> str:
+    """Why an endpoint of HTTP refuses an empty export, as it says itself; exporters keep only the number."""
+    if settings.protocols[signal] != "http/protobuf":
+        return ""
+    try:
+        with opened(opener(), url, _REACH_S, _REACH_S, {"content-type": "application/json"}, b"{}"):
+            return ""
+    except HTTPError as error:
+        with error:
+            try:
+                message = json.loads(error.read(_MAX_WORDS))["message"]
+            except (*BROKEN, *GARBAGE):
+                return ""
+            return f"{error.code}: {message}" if isinstance(message, str) and message else ""
+    except (OSError, HTTPException):
+        return ""
 
 
 def _export_s(signal: str) -> float:

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from tracekit.model import Span
 
 _POLL_S: Final = 3.0
+_NO_SPANS: Final = (
+    "flows are read from {} here: send spans to where it takes them (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)"
+)
 _MOST_BUILT: Final = 500
 
 
 class JaegerArchive(DiskStore):
     """A store whose flows are read from a Jaeger: only log lines and metrics are kept here.
 
-    Spans that are sent here are refused, for nobody would see them. Flows are looked for every few seconds,
-    so that those who watch are told of them. Where Jaeger does not answer, what is asked for raises OSError.
+    Spans that are sent here are refused, for nobody would see them, and that is told; so is a request without
+    any, by which somebody tries it. Flows are looked for every few seconds, so that those who watch are told
+    of them. Where Jaeger does not answer, what is asked for raises OSError.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class JaegerArchive(DiskStore):
         return False
 
     def add_spans(self, spans: Sequence[Span]) -> None:
+        refusal = _NO_SPANS.format(self._jaeger.url)
         if spans:
-            raise OtlpError(f"flows are read from {self._jaeger.url} here: send spans to where it takes them")
+            self._say(f"spans that came were refused: {refusal}")
+        raise OtlpError(refusal)
 
     def flow(self, flow_id: str) -> tuple[Span, ...]:
         built = self.build(flow_id)

@@ -33,6 +33,8 @@ _ANSWER_S: Final = 30.0
 _CHUNK: Final = 256 * 1024
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 """Names of this machine."""
+_IS_JAEGER: Final = b"Jaeger"
+_JAEGER: Final = ", but a Jaeger, it seems: `flow`, `flows` and `tail` read one with --source jaeger"
 BROKEN: Final = (OSError, http.client.HTTPException)
 GARBAGE: Final = (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -73,6 +75,7 @@ class Web:
         if not host:
             raise SourceError(f"{url!r} is no address of a server; it looks like {default}")
         self.url = url.rstrip("/")
+        self._default = default
         self._what = what
         self._start = start
         self._option = option
@@ -88,15 +91,18 @@ class Web:
 
     def objects(self, path: str) -> Iterator[Json]:
         """The JSON objects of an answer, one after another."""
+        body = self.read(path)
         try:
-            text, at = self.read(path).decode(), 0
+            text, at = body.decode(), 0
             while (at := _SPACE(text, at).end()) < len(text):
                 found, at = _DECODER.raw_decode(text, at)
                 if not isinstance(found, dict):
                     raise self.strange()
                 yield found
         except (ValueError, RecursionError) as error:
-            raise self.strange() from error
+            raise self.strange(
+                _JAEGER if _IS_JAEGER in body and _IS_JAEGER not in self._what.encode() else ""
+            ) from error
 
     def read(self, path: str) -> bytes:
         """The body of an answer."""
@@ -132,9 +138,21 @@ class Web:
 
     def _unreached(self, error: OSError) -> NotReachedError:
         reason = error.reason if isinstance(error, URLError) else error
+        where = f"{self._option} URL"
+        if isinstance(error, TimeoutError):  # it took the question; who takes no connection is a URLError
+            within_s = min(self._silence_s, _ANSWER_S)
+            return NotReachedError(
+                f"{self.url} did not answer within {within_s:g} s: it is busy, or hangs. Try it again, or "
+                f"look at its log; or say what else to ask: {where}"
+            )
+        if isinstance(error, ConnectionResetError):
+            return NotReachedError(
+                f"what listens at {self.url} hangs up on HTTP ({_said(error)}): it may be a port for gRPC. "
+                f"Say where {self._what} is, such as {self._default}: {where}"
+            )
         return NotReachedError(
             f"nobody answers at {self.url} ({_said(reason)}). Start it: {self._start}; "
-            f"or say where it is: {self._option} URL"
+            f"or say where it is: {where}"
         )
 
     def _refusal(self, error: HTTPError) -> SourceError:
@@ -177,9 +195,13 @@ def opened(
     within_s: float,
     silence_s: float,
     headers: Mapping[str, str] = MappingProxyType({}),
+    body: bytes | None = None,
 ) -> Answer:
-    """An answer under way, which may take so long in all, and be silent so long. Raises as urllib does."""
-    request = _Request(url, headers={**headers})
+    """An answer under way, which may take so long in all, and be silent so long. Raises as urllib does.
+
+    With a body it is a POST.
+    """
+    request = _Request(url, body, headers={**headers})
     request.deadline = Deadline.within(within_s)
     return cast("Answer", opener.open(request, timeout=silence_s))
 
