@@ -33,6 +33,7 @@ _KINDS: Final[dict[Kind, SpanKind]] = {
     kind: SpanKind[kind.name] for kind in Kind if kind is not Kind.UNSPECIFIED
 }
 _NS: Final = 1_000_000_000
+_MS: Final = 1_000_000
 _MAX_SHAPES: Final = 2_000
 _OF_WAITS: Final = (
     semconv.MESSAGING_SYSTEM,
@@ -236,7 +237,7 @@ class Telemetry:
             shape.record(self.instruments.queue_duration, took_ns, span, semconv.WAIT_SOURCE, arrived.source)
             # Without a creation context there is no trace that it could stand in.
             if self._has_wait_spans and took_ns > 0 and arrived.is_known:
-                self._draw_wait(shape, arrived, arrived.published_ns, start_ns)
+                self._draw_wait(shape, arrived, _bar_ns(arrived.published_ns, start_ns), start_ns)
 
     def _draw_wait(self, shape: Shape, arrived: Arrived, published_ns: int, start_ns: int) -> None:
         """A span for the time in the queue, beside that of the processing, below that of the send."""
@@ -279,3 +280,11 @@ class Telemetry:
             if len(self._flow_ends) < _MAX_SHAPES:  # origins come from headers
                 self._flow_ends[key] = bound
         bound.record(max(0, end_ns - pathway.origin_ns) / _NS, span)
+
+
+def _bar_ns(published_ns: int, start_ns: int) -> int:
+    """Where the bar of a wait begins: not before the send, which began within the ms that is told of it.
+
+    A moment in whole ms was cut to them: Jaeger would find the bar before its parent, and warn of clocks.
+    """
+    return published_ns if published_ns % _MS else min(published_ns + _MS - 1, start_ns)
