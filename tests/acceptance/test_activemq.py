@@ -506,6 +506,7 @@ def test_what_fails_in_tracekit_never_ends_the_receiver(
     for _ in range(2):
         listener.frames.get(timeout=PATIENCE_S)
     assert connection.is_connected()
+    _end(connection, listener)
     assert flows.dropped["internal"] >= 2
 
 

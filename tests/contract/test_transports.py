@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from tests.aws import Aws
     from tests.brokers import Kafka
-    from tests.integration.servers.rabbitmq import RabbitMQ
     from tests.integration.servers.activemq import ActiveMQ
+    from tests.integration.servers.rabbitmq import RabbitMQ
     from tests.integration.servers.redis import Redis
 
 

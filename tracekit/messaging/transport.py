@@ -325,8 +325,5 @@ class Plain:
     def lost(self, call: Call, result: object) -> Sequence[Message]:
         return ()
 
-    def unasked(self, call: Call, result: object) -> None:
-        return None
-
     def key(self, record: object) -> Hashable | None:
         return None
