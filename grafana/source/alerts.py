@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from grafana.source import names
-from grafana.source.queries import either, failing, grown, labelled, per_second, quantile, ratio
+from grafana.source.queries import (
+    KNOWN,
+    SUCCEEDED,
+    either,
+    failing,
+    grown,
+    labelled,
+    per_second,
+    quantile,
+    ratio,
+)
 
 RECENT: Final = "5m"
 """How far a rate looks back: services export once a minute by default."""
 _LONG: Final = "15m"
-_KNOWN: Final = "6h"
 _FAILED: Final = f'{names.ERROR}!=""'
 _WHERE: Final = (names.DESTINATION, names.GROUP)
 
@@ -58,28 +67,38 @@ def _growing_wait() -> str:
 def _not_consumed() -> str:
     """Messages a second that are sent while a group consumes none.
 
-    A consumer that is gone has no series: groups are those that consumed in the last hours.
+    A consumer that is gone has no series: groups are those that consumed in the last hours. What failed to be
+    sent is not there to be consumed.
     """
     now = per_second(names.CONSUMED, *_WHERE, window=RECENT)
-    known = per_second(names.CONSUMED, *_WHERE, window=_KNOWN)
-    sent = per_second(names.SENT, names.DESTINATION, window=RECENT)
+    known = per_second(names.CONSUMED, *_WHERE, window=KNOWN)
+    sent = per_second(names.SENT, names.DESTINATION, where=SUCCEEDED, window=RECENT)
     return f"(({now} or 0 * {known}) == bool 0) * on ({names.DESTINATION}) group_left () {sent}"
 
 
 def _lost_by_collectors() -> str:
-    """Each counter with a label of its own: where two of them count, `or` would take the first only."""
+    """Each counter with a label of its own: where two of them count, `or` would take the first only.
+
+    What finds a queue full is refused, and sent again. But who sampled it has nobody to tell.
+    """
     lost = {
-        "spans not taken": names.UNSENT_SPANS,
-        "log lines not taken": names.UNSENT_LINES,
-        "spans, queue full": names.UNQUEUED_SPANS,
-        "log lines, queue full": names.UNQUEUED_LINES,
+        "spans not taken": grown(names.UNSENT_SPANS, names.EXPORTER, window=_LONG),
+        "log lines not taken": grown(names.UNSENT_LINES, names.EXPORTER, window=_LONG),
+        "points of metrics not taken": grown(names.UNSENT_POINTS, names.EXPORTER, window=_LONG),
+        "spans kept, queue full": grown(
+            names.UNQUEUED_SPANS, names.EXPORTER, window=_LONG, beside=names.UNDECIDED
+        ),
     }
-    return either(
-        *(
-            labelled(grown(counter, names.EXPORTER, window=_LONG), "lost", what)
-            for what, counter in lost.items()
-        )
-    )
+    return either(*(labelled(value, "lost", what) for what, value in lost.items()))
+
+
+def _silent_collectors() -> str:
+    """How many that export to the same have gone silent, where all of them have.
+
+    Not each by itself: one that is started again is another instance. By exporter, for that is the tier.
+    """
+    queues = f"last_over_time({names.QUEUED}[{KNOWN}])"
+    return f"count by ({names.EXPORTER}) ({queues}) unless count by ({names.EXPORTER}) ({names.QUEUED})"
 
 
 _QUEUE: Final = f"{label(names.DESTINATION)}, group {label(names.GROUP)}"
@@ -164,8 +183,8 @@ ALERTS: Final = (
         0,
         "warning",
         f"A Collector lost what was for {label(names.EXPORTER)}: {label('lost')}",
-        "It was refused for good or for too long, or the queue was full. The dashboard Telemetry health says "
-        "which, and how much.",
+        "It was refused for good or for too long; or sampling kept it, and the queue was full. The dashboard "
+        "Telemetry health says which, and how much.",
     ),
     Alert(
         "CollectorQueueFills",
@@ -176,5 +195,16 @@ ALERTS: Final = (
         f"A Collector's queue for {label(names.EXPORTER)} is nearly full",
         "Once it is full, what comes is refused, and lost when services give up. See whether what it exports "
         "to answers, and is fast enough.",
+    ),
+    Alert(
+        "CollectorsSilent",
+        _silent_collectors(),
+        0,
+        5,
+        "critical",
+        f"No Collector that exports to {label(names.EXPORTER)} is heard of",
+        "They are gone, or what they say does not come through: an agent's own metrics wait in the same "
+        "queue as all else. No other alert can fire on what is not seen. This one ends when they are back, "
+        f"or after {KNOWN}.",
     ),
 )

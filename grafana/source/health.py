@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _EXPORTER: Final = of(names.EXPORTER)
 
 
-def _lost(counter: str, what: str) -> Line:
-    return Line(grown(counter, names.EXPORTER, window=INTERVAL), f"{_EXPORTER}: {what}")
+def _lost(counter: str, what: str, beside: str = "") -> Line:
+    return Line(grown(counter, names.EXPORTER, window=INTERVAL, beside=beside), f"{_EXPORTER}: {what}")
 
 
 def _refused(counter: str, what: str) -> Line:
@@ -77,13 +77,14 @@ def health() -> Dashboard:
         .with_panel(
             bars(
                 "Lost",
-                "What an exporter gave up: it was refused for good or for too long, or its queue was full. "
-                "Of metrics nothing can be shown: Prometheus would be who is not reached.",
+                "What an exporter gave up: it was refused for good or for too long. Or sampling had kept it, "
+                "and the queue was full; elsewhere what finds a queue full is refused. Of metrics it is what "
+                "Prometheus refused, such as what is too old: while it is not reached, nothing is shown.",
                 units.NUMBER,
                 _lost(names.UNSENT_SPANS, "spans not taken"),
                 _lost(names.UNSENT_LINES, "log lines not taken"),
-                _lost(names.UNQUEUED_SPANS, "spans, queue full"),
-                _lost(names.UNQUEUED_LINES, "log lines, queue full"),
+                _lost(names.UNSENT_POINTS, "points of metrics not taken"),
+                _lost(names.UNQUEUED_SPANS, "spans kept, queue full", beside=names.UNDECIDED),
             )
         )
         .with_panel(
@@ -100,7 +101,8 @@ def health() -> Dashboard:
         .with_panel(
             lines(
                 "Memory",
-                "Of each Collector. At 80 of 100 of what it may have, it begins to refuse.",
+                "Of each Collector, as the system counts it. It begins to refuse when what Go has allocated, "
+                "garbage included, reaches 64 of 100 of what it may have: by that count, which is lower.",
                 units.BYTES,
                 Line(total(names.MEMORY, names.INSTANCE), of(names.INSTANCE)),
                 width=24,

@@ -38,16 +38,17 @@ SENT_SPANS: Final = "otelcol_exporter_sent_spans_total"
 REFUSED_SPANS: Final = "otelcol_receiver_refused_spans_total"
 REFUSED_LINES: Final = "otelcol_receiver_refused_log_records_total"
 REFUSED_POINTS: Final = "otelcol_receiver_refused_metric_points_total"
-# Of metrics there are none: where Prometheus cannot be reached, it is not told so either.
 UNSENT_SPANS: Final = "otelcol_exporter_send_failed_spans_total"
 UNSENT_LINES: Final = "otelcol_exporter_send_failed_log_records_total"
+# Where Prometheus cannot be reached it is not told so; where it refused some, it takes others.
+UNSENT_POINTS: Final = "otelcol_exporter_send_failed_metric_points_total"
 UNQUEUED_SPANS: Final = "otelcol_exporter_enqueue_failed_spans_total"
-UNQUEUED_LINES: Final = "otelcol_exporter_enqueue_failed_log_records_total"
 QUEUED: Final = "otelcol_exporter_queue_size"
 CAPACITY: Final = "otelcol_exporter_queue_capacity"
 MEMORY: Final = "otelcol_process_memory_rss_bytes"
 # `sampling_late_span_age` stays empty where decisions are kept, as collector-config/gateway.yaml keeps them.
 LATE: Final = "otelcol_processor_tail_sampling_early_releases_from_cache_decision_total"
+UNDECIDED: Final = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
 DECIDED_EARLY: Final = "otelcol_processor_tail_sampling_sampling_trace_dropped_too_early_total"
 
 SERVICE: Final = _label(semconv.SERVICE_NAME)

@@ -11,6 +11,9 @@ from grafana.source import names
 
 INTERVAL: Final = "$__rate_interval"
 """Grafana's: four times what lies between two points, so that a rate finds some."""
+KNOWN: Final = "6h"
+"""How long somebody who says nothing any more is remembered."""
+SUCCEEDED: Final = f'{names.ERROR}=""'
 AT_WORK: Final = f'{names.IN_BATCH}=""'
 """Matches messages and batches as a whole: the time of a batch's messages is in that of the batch."""
 
@@ -61,14 +64,16 @@ def failing(counter: str, error: str, *by: str, where: str = "", window: str = I
     )
 
 
-def grown(counter: str, *by: str, where: str = "", window: str = INTERVAL) -> str:
+def grown(counter: str, *by: str, where: str = "", window: str = INTERVAL, beside: str = "") -> str:
     """By how much a counter grew that begins with the first thing that it counts.
 
-    `increase` sees only what comes after the first point: a single loss would never show. No series
-    starts again at nothing, as each has the id of its service's instance.
+    `increase` sees only what comes after the first point: a single loss would never show. What was counted
+    before is taken off, however long there has been none (Prometheus was away); but not where that is more:
+    then the same instance has begun again, at nothing. `beside` is a metric of the instances that are meant.
     """
     series = chosen(counter, where)
-    return total(f"{series} - ({series} offset {window} or {series} * 0)", *by)
+    grew = f"{series} - (last_over_time({series}[{KNOWN}] offset {window}) <= {series}) or {series}"
+    return total(f"({grew}) and on ({names.INSTANCE}) {beside}" if beside else grew, *by)
 
 
 def share_waiting(*by: str, where: str = "", window: str = INTERVAL) -> str:
@@ -83,9 +88,12 @@ def share_waiting(*by: str, where: str = "", window: str = INTERVAL) -> str:
 
 
 def backlog_growth(*, sent: str = "", taken: str = "", window: str = INTERVAL) -> str:
-    """Messages a second by which what waits for a group grows; `sent` and `taken` are matchers."""
+    """Messages a second by which what waits for a group grows; `sent` and `taken` are matchers.
+
+    A send that failed adds nothing: else a broker that is gone would look like consumers that are.
+    """
     destination, group = names.DESTINATION, names.GROUP
-    added = per_second(names.SENT, destination, where=sent, window=window)
+    added = per_second(names.SENT, destination, where=both(sent, SUCCEEDED), window=window)
     removed = per_second(names.CONSUMED, destination, group, where=taken, window=window)
     return f"{added} - on ({destination}) group_right () {removed}"
 

@@ -47,8 +47,8 @@ def queues() -> Dashboard:
         .with_panel(
             signed(
                 "Growth of the backlog",
-                "Messages sent less messages consumed: above 0 more and more wait. Below 0 they are worked "
-                "off, or somebody sends who is not traced.",
+                "Messages sent, where the send did not fail, less messages consumed: above 0 more and more "
+                "wait. Below 0 they are worked off, or somebody sends who is not traced.",
                 units.MESSAGES,
                 Line(backlog_growth(sent=_SENT, taken=_TAKEN), _LEGEND),
             )

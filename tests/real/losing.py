@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -21,13 +22,19 @@ from tracekit.model import LogLine, Service, Span
 from tracekit.otlp import encode_logs, encode_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _NOBODY: Final = "127.0.0.1:1"
 _MORE_THAN_A_QUEUE: Final = 1100
 """Exports; the queue of an exporter takes 1000 by default."""
 _DECISION_WAIT_S: Final = 1
+_KEPT: Final = 20
+"""Traces; more than the shortest queue and those who take from it have room for."""
+_SHORT_QUEUE: Final = "exporters: {otlp_grpc/jaeger: {sending_queue: {queue_size: 1}}}"
+_SILENT_S: Final = 20 * 60
+_TOO_OLD_S: Final = 24 * 3600
+"""Prometheus takes what is late by half of that."""
 _SERVICE: Final = Service("load")
 
 _UNHEARD: Final = """
@@ -58,6 +65,24 @@ class _Running:
         return fetched(f"{self.otlp}/v1/{signal}", body, {"content-type": "application/x-protobuf"})[0]
 
 
+def export_point(otlp: str, metric: str, age_s: float, **attributes: str) -> int:
+    """Export a point of a metric, as old as that, of an instance of its own."""
+    own = {"service.name": _SERVICE.name, "service.instance.id": secrets.token_hex(8)}
+    point = {
+        "asInt": "1",
+        "timeUnixNano": str(time.time_ns() - int(age_s * 1e9)),
+        "attributes": _attributes(attributes),
+    }
+    scope = {"metrics": [{"name": metric, "gauge": {"dataPoints": [point]}}]}
+    body = {"resourceMetrics": [{"resource": {"attributes": _attributes(own)}, "scopeMetrics": [scope]}]}
+    status, _ = fetched(f"{otlp}/v1/metrics", json.dumps(body).encode(), {"content-type": "application/json"})
+    return status
+
+
+def _attributes(pairs: Mapping[str, str]) -> list[object]:
+    return [{"key": name, "value": {"stringValue": value}} for name, value in pairs.items()]
+
+
 @contextmanager
 def losing(folder: Path, prometheus: str, otlp: str) -> Iterator[None]:
     """All of them, until the end of the block; what they lose, they have lost or will lose in seconds."""
@@ -77,11 +102,19 @@ def losing(folder: Path, prometheus: str, otlp: str) -> Iterator[None]:
         decided = time.monotonic() + 3 * _DECISION_WAIT_S
         assert misled.export_span(secrets.token_hex(16)) == 200
         assert misled.export_line() == 200
+        silent = export_point(
+            f"{prometheus}/api/v1/otlp", "otelcol_exporter_queue_size", _SILENT_S, exporter="otlp_grpc/gone"
+        )
+        assert silent == 200
+        # Of a Prometheus that has nothing newer yet, nothing is too old.
+        assert export_point(misled.otlp, "late", _TOO_OLD_S) == 200
         for _ in range(_MORE_THAN_A_QUEUE):
             cut_off.export_span(secrets.token_hex(16))
             cut_off.export_line()
         time.sleep(max(0, decided - time.monotonic()))  # the Collector's own clock
         assert gateway.export_span(late) == 200
+        for _ in range(_KEPT):
+            assert gateway.export_span(secrets.token_hex(16)) == 200
         yield
 
 
@@ -124,7 +157,7 @@ def _local(folder: Path, prometheus: str, *, jaeger: str, logs: str) -> Iterator
 
 @contextmanager
 def _gateway(folder: Path, prometheus: str) -> Iterator[_Running]:
-    """A gateway that is the only one, and soon decides."""
+    """A gateway that is the only one, soon decides, and then has hardly room for what it kept."""
     (balanced,) = free_ports(1)
     environment = {
         "JAEGER_ENDPOINT": _NOBODY,
@@ -135,13 +168,17 @@ def _gateway(folder: Path, prometheus: str) -> Iterator[_Running]:
         "SAMPLING_PERCENTAGE": "100",  # what comes late to a trace that was not kept is not counted
         "QUEUE_DIRECTORY": str(folder / "queue"),
     }
-    with _collector(folder, "gateway", prometheus, environment) as running:
+    with _collector(folder, "gateway", prometheus, environment, _SHORT_QUEUE) as running:
         yield running
 
 
 @contextmanager
 def _collector(
-    folder: Path, configuration: str, prometheus: str, environment: dict[str, str]
+    folder: Path,
+    configuration: str,
+    prometheus: str,
+    environment: dict[str, str],
+    changes: str = "{}",
 ) -> Iterator[_Running]:
     folder.mkdir()
     grpc_port, http_port, health_port = free_ports(3)
@@ -154,5 +191,7 @@ def _collector(
         "PROMETHEUS_ENDPOINT": prometheus,
     }
     path = CONFIGURATIONS / f"{configuration}.yaml"
-    with collector(folder, path, {**shared, **environment}, health_port=health_port):
+    changed = folder / "changes.yaml"
+    changed.write_text(changes)
+    with collector(folder, path, {**shared, **environment}, health_port=health_port, changes=changed):
         yield _Running(f"http://127.0.0.1:{http_port}")

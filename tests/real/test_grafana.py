@@ -32,7 +32,7 @@ from grafana.source.files import DASHBOARDS, ROOT
 from grafana.source.queries import share_waiting
 from tests.integration.servers.process import fetched
 from tests.integration.servers.prometheus import promtool
-from tests.real.losing import losing
+from tests.real.losing import export_point, losing
 from tests.real.stack import Stack, eventually, stack
 
 if TYPE_CHECKING:
@@ -296,6 +296,14 @@ def test_promtool_takes_the_rules_and_each_alert_fires_and_stays_silent() -> Non
     assert f"{len(ALERTS)} rules found" in promtool("check", "rules", "alerts.yaml", cwd=folder)
     promtool("check", "config", "prometheus.yaml", cwd=folder)
     promtool("test", "rules", "alerts.test.yaml", cwd=folder)
+
+
+@pytest.mark.parametrize("hours", [1, 11])
+def test_prometheus_takes_metrics_that_waited_through_an_outage(fed: Stack, hours: int) -> None:
+    otlp = f"{fed.prometheus.url}/api/v1/otlp"
+    assert export_point(otlp, "waited", 0) == 200
+
+    assert export_point(otlp, "waited", hours * 3600) == 200
 
 
 _BATCHES: Final = """

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.source.alerts import ALERTS
 from grafana.source.files import DASHBOARDS, GRAFANA_RULES, ROOT, RULES, files
+from grafana.source.queries import KNOWN
 from tracekit.guard import Reason
 
 if TYPE_CHECKING:
@@ -125,9 +126,9 @@ def test_a_query_asks_the_chosen_data_source(target: Any, panel: Any) -> None:
 
 @pytest.mark.parametrize(("target", "panel"), TARGETS)
 def test_a_query_looks_back_as_far_as_the_panel_is_wide(target: Any, panel: Any) -> None:
-    windows = {*re.findall(r"\[([^\]]*)\]|offset (\S+)", target["expr"])}
+    windows = {*re.findall(r"\[([^\]]*)\]|offset ([^\s)]+)", target["expr"])}
 
-    assert windows <= {("$__rate_interval", ""), ("", "$__rate_interval")}
+    assert windows <= {("$__rate_interval", ""), ("", "$__rate_interval"), (KNOWN, "")}
 
 
 @pytest.mark.parametrize(("target", "panel"), TARGETS)
@@ -141,7 +142,7 @@ def bare_counters(expression: str) -> list[str]:
         found[0]
         for found in COUNTER.finditer(expression)
         if not expression.startswith("[", found.end())
-        and f"{found[0]} - ({found[0]} offset " not in expression
+        and f"{found[0]} - (last_over_time({found[0]}[" not in expression
     ]
 
 
@@ -161,6 +162,13 @@ def test_a_route_is_told_by_its_method_too(target: Any, panel: Any) -> None:
     assert ("{{http_route}}" in target.get("legendFormat", "")) == (
         "{{http_request_method}} {{http_route}}" in target.get("legendFormat", "")
     )
+
+
+def test_a_send_that_failed_does_not_add_to_a_backlog() -> None:
+    (panel,) = (panel for panel in BOARDS["queues"]["panels"] if panel["title"] == "Growth of the backlog")
+
+    (sent,) = re.findall(r"client_sent_messages_total\{([^}]*)\}", panel["targets"][0]["expr"])
+    assert 'error_type=""' in sent
 
 
 @pytest.mark.parametrize(("target", "panel"), TARGETS)
@@ -272,7 +280,7 @@ def test_an_alert_has_a_case_in_which_it_fires_and_one_in_which_it_stays_silent(
         if all(f'alertname="{alert.name}"' in question["expr"] for question in case["promql_expr_test"])
     ]
 
-    assert sorted(asked) == [False, True]
+    assert {*asked} == {False, True}
 
 
 # -- provisioning -----------------------------------------------------------------------------------

@@ -28,9 +28,14 @@ def collector(
     *,
     health_port: int,
     name: str = "otelcol",
+    changes: Path | None = None,
 ) -> Iterator[Server]:
-    """Ready: its health check, which the configuration must have at that port of loopback, says so."""
-    command: list[str | Path] = [made("otelcol"), f"--config={configuration}"]
+    """Ready: its health check, which the configuration must have at that port of loopback, says so.
+
+    `changes` is a configuration whose values go before.
+    """
+    files = [configuration] if changes is None else [configuration, changes]
+    command: list[str | Path] = [made("otelcol"), *(f"--config={path}" for path in files)]
     with running(
         name, command, folder, lambda: answers(f"http://127.0.0.1:{health_port}"), environment
     ) as server:
