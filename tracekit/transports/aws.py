@@ -320,7 +320,7 @@ def _message(record: Mapping[str, Any], name: str, facts: Facts) -> Message:
 
 def _enveloped(body: object) -> list[tuple[str, str | bytes]]:
     """The attributes in SNS's envelope. Only they are read, not the message beside them."""
-    if not isinstance(body, str) or body[:1] != "{" or '"Notification"' not in body[:100]:
+    if not isinstance(body, str) or body[:1] != "{" or '"Notification"' not in body:
         return []
     found = _ENVELOPE.search(body)
     if found is None:
