@@ -28,7 +28,7 @@ except ValueError:
     _settings.read()  # OpenTelemetry reads OTEL_PROPAGATORS as it is imported, and names no setting
     raise
 
-from tracekit import http, logs, semconv
+from tracekit import http, logs, rpc, semconv
 from tracekit._exporters import Exports, exporters
 from tracekit._hush import UNSENT, hush
 from tracekit.guard import count_drop, dropped, shielded
@@ -204,7 +204,10 @@ def configure(
 def start(settings: Settings, outputs: Outputs | None = None) -> Handle:
     """Trace this process by these settings; `outputs` take the place of the exporters."""
     # Raises before anything is changed.
-    web = http.integrations(settings.service, settings.trust, _server_ends)
+    web = [
+        *http.integrations(settings.service, settings.trust, _server_ends),
+        *rpc.integrations(settings.service, settings.trust),
+    ]
     with _process.lock:
         is_second = is_configured()
         if _process.handle is not None:

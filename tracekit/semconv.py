@@ -37,6 +37,13 @@ URL_QUERY: Final = "url.query"
 URL_TEMPLATE: Final = "url.template"
 HTTP_REQUEST_RESEND_COUNT: Final = "http.request.resend_count"
 
+# Remote calls
+RPC_SYSTEM_NAME: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
+GRAPHQL_OPERATION_NAME: Final = "graphql.operation.name"
+GRAPHQL_OPERATION_TYPE: Final = "graphql.operation.type"
+
 # Messaging
 MESSAGING_SYSTEM: Final = "messaging.system"
 MESSAGING_OPERATION_NAME: Final = "messaging.operation.name"
@@ -120,6 +127,8 @@ WAIT_SOURCE: Final = "tracekit.messaging.wait.source"
 """Metric label: as PUBLISHED_AT_SOURCE."""
 
 # Metrics
+RPC_CLIENT_CALL_DURATION: Final = "rpc.client.call.duration"
+RPC_SERVER_CALL_DURATION: Final = "rpc.server.call.duration"
 CLIENT_OPERATION_DURATION: Final = "messaging.client.operation.duration"
 PROCESS_DURATION: Final = "messaging.process.duration"
 SENT_MESSAGES: Final = "messaging.client.sent.messages"

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from tracekit.testing import FlowSink
 
+NOT_HERE: Final = ("httpx2", "aiohttp", "grpc", "strawberry", "gql")
 NOWHERE: Final = {
     "OTEL_TRACES_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "none",
@@ -70,14 +71,17 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _one_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the clients of brokers that are installed here, a service has one: the line names what it finds."""
+def _few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that is installed here, a service has a part: the line names what it finds."""
     found = entry_points(group="tracekit.transports").select(name="kafka_python")
-    theirs = entry_points
+    theirs, is_installed = entry_points, _configure.is_installed
     monkeypatch.setattr(
         _configure,
         "entry_points",
         lambda **selection: found if selection == {"group": "tracekit.transports"} else theirs(**selection),
+    )
+    monkeypatch.setattr(
+        _configure, "is_installed", lambda module: module not in NOT_HERE and is_installed(module)
     )
 
 

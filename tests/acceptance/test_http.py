@@ -10,7 +10,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import httpx
+import httpx2
 import opentelemetry
 import pytest
 import requests
@@ -92,6 +94,16 @@ def front(back: str) -> FastAPI:
     def by_httpx_in_a_thread() -> Any:
         return httpx.get(f"{back}/seen").json()
 
+    @app.get("/by-httpx2")
+    async def by_httpx2() -> Any:
+        async with httpx2.AsyncClient() as client:
+            return (await client.get(f"{back}/seen")).json()
+
+    @app.get("/by-aiohttp")
+    async def by_aiohttp() -> Any:
+        async with aiohttp.ClientSession() as session, session.get(f"{back}/seen") as answer:
+            return await answer.json()
+
     @app.get("/by-requests")
     def by_requests() -> Any:
         return requests.get(f"{back}/seen", timeout=10).json()
@@ -99,7 +111,7 @@ def front(back: str) -> FastAPI:
     return app
 
 
-WAYS = ["/by-httpx", "/by-httpx-in-a-thread", "/by-requests"]
+WAYS = ["/by-httpx", "/by-httpx-in-a-thread", "/by-httpx2", "/by-aiohttp", "/by-requests"]
 
 
 # -- spans, names and metrics -----------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import httpx
+import httpx2
 import pytest
 import requests
 from fastapi import FastAPI, Request
@@ -123,11 +125,31 @@ def by_async_httpx(url: str) -> Any:
     return asyncio.run(get())
 
 
+def by_httpx2(url: str) -> Any:
+    return httpx2.get(url, follow_redirects=True).json()
+
+
+def by_async_httpx2(url: str) -> Any:
+    async def get() -> Any:
+        async with httpx2.AsyncClient(follow_redirects=True) as client:
+            return (await client.get(url)).json()
+
+    return asyncio.run(get())
+
+
+def by_aiohttp(url: str) -> Any:
+    async def get() -> Any:
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return await answer.json()
+
+    return asyncio.run(get())
+
+
 def by_requests(url: str) -> Any:
     return requests.get(url, timeout=10).json()
 
 
-CLIENTS = [by_httpx, by_async_httpx, by_requests]
+CLIENTS = [by_httpx, by_async_httpx, by_httpx2, by_async_httpx2, by_aiohttp, by_requests]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

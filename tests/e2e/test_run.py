@@ -106,7 +106,7 @@ def test_a_program_that_imports_something_traced_says_one_line() -> None:
 
     assert (done.returncode, done.stdout) == (0, "done\n")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("tracekit: shop -> nowhere (OTEL_*_EXPORTER=none) | fastapi, httpx, requests, ")
+    assert line.startswith("tracekit: shop -> nowhere (OTEL_*_EXPORTER=none) | fastapi, httpx, httpx2, ")
 
 
 @pytest.mark.parametrize(

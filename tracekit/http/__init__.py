@@ -1,4 +1,4 @@
-"""HTTP, owned once: FastAPI as server, httpx and requests as clients.
+"""HTTP, owned once: FastAPI as server; httpx, httpx2, aiohttp and requests as clients.
 
 The spans and the metrics are those of OpenTelemetry's own instrumentors, with the stable names. Ours
 is what they leave open: one SERVER span whatever else is switched on, where flows end, and trust.
@@ -45,6 +45,20 @@ def integrations(
             "opentelemetry.instrumentation.httpx",
             functools.partial(clients.install_httpx, trust=whom),
             "opentelemetry.instrumentation.httpx",
+        ),
+        Integration(
+            "httpx2",
+            "httpx2",
+            "opentelemetry.instrumentation.httpx",
+            functools.partial(clients.install_httpx, trust=whom, package="httpx2"),
+            "opentelemetry.instrumentation.httpx",
+        ),
+        Integration(
+            "aiohttp",
+            "aiohttp",
+            "opentelemetry.instrumentation.aiohttp_client",
+            functools.partial(clients.install_aiohttp, trust=whom),
+            "opentelemetry.instrumentation.aiohttp_client",
         ),
         Integration(
             "requests",

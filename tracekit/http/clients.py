@@ -1,4 +1,4 @@
-"""Clients: httpx and requests through contrib's instrumentors, and hosts that are not trusted.
+"""Clients of HTTP through contrib's instrumentors, and hosts that are not trusted.
 
 An instrumentor that the application switched on itself stays its own where it has hooks; else it is
 switched on anew, for the stable names.
@@ -6,6 +6,7 @@ switched on anew, for the stable names.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -44,10 +45,10 @@ class _HttpxRequest(Protocol):
     def headers(self) -> MutableMapping[str, str]: ...
 
 
-def install_httpx(patches: Patches, trust: Trust) -> None:
-    """Let httpx make CLIENT spans, sync and async."""
-    import httpx
-    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+def install_httpx(patches: Patches, trust: Trust, package: str = "httpx") -> None:
+    """Let httpx (or httpx2, which is the same by another name) make CLIENT spans, sync and async."""
+    httpx: Any = importlib.import_module(package)
+    contrib: Any = importlib.import_module("opentelemetry.instrumentation.httpx")
 
     def hooks() -> Mapping[str, object]:
         wrapper = getattr(vars(httpx.HTTPTransport)["handle_request"], "_self_wrapper", None)
@@ -56,12 +57,31 @@ def install_httpx(patches: Patches, trust: Trust) -> None:
 
     stable_names(patches)
     hide_secrets(patches, "opentelemetry.instrumentation.httpx")
-    _own(HTTPXClientInstrumentor(), hooks, patches)
+    _own(getattr(contrib, f"{package.upper()}ClientInstrumentor")(), hooks, patches)
     if trust.hosts:
-        patches.wrap("httpx:HTTPTransport.handle_request", lambda original: _guarded(original, trust))
+        patches.wrap(f"{package}:HTTPTransport.handle_request", lambda original: _guarded(original, trust))
         patches.wrap(
-            "httpx:AsyncHTTPTransport.handle_async_request",
+            f"{package}:AsyncHTTPTransport.handle_async_request",
             lambda original: _guarded_async(original, trust),
+        )
+
+
+def install_aiohttp(patches: Patches, trust: Trust) -> None:
+    """Let sessions of aiohttp that are made from now on make CLIENT spans."""
+    import aiohttp
+    from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
+
+    def hooks() -> Mapping[str, object]:
+        made: Any = getattr(vars(aiohttp.ClientSession)["__init__"], "_self_wrapper", None)
+        # It keeps its tracer in what it makes of these.
+        return {"tracer": None, **(inspect.getclosurevars(made).nonlocals if made is not None else {})}
+
+    stable_names(patches)
+    hide_secrets(patches, "opentelemetry.instrumentation.aiohttp_client")
+    _own(AioHttpClientInstrumentor(), hooks, patches)
+    if trust.hosts:
+        patches.wrap(
+            "aiohttp.client_reqrep:ClientRequest.__init__", lambda original: _guarded_request(original, trust)
         )
 
 
@@ -137,6 +157,16 @@ def _guarded_async(original: Function, trust: Trust) -> Callable[..., Awaitable[
             otel.detach(token)
 
     return handle_async_request
+
+
+def _guarded_request(original: Function, trust: Trust) -> Function:
+    """The making of each request of a call, also of those that a redirect asks for."""
+
+    def make(request: Any, *args: Any, **kwargs: Any) -> None:
+        original(request, *args, **kwargs)
+        _is_stranger(trust, request)
+
+    return make
 
 
 def _is_stranger(trust: Trust, request: _HttpxRequest) -> bool:

@@ -169,7 +169,7 @@ def fitting(message: Message, span: Span, context: Context, step: str) -> Header
     slots = None
     if message.slots is not None:  # what takes another's place takes no slot
         slots = message.slots + sum(name in written for name, _ in message.headers)
-    left_out = _trim(headers, message, slots)
+    left_out = trim(headers, message, slots)
     if left_out:
         is_full = slots is not None and slots < len(written)
         reason: Reason = "too_many_attributes" if is_full else "size"
@@ -187,7 +187,7 @@ def fitting(message: Message, span: Span, context: Context, step: str) -> Header
     ]
 
 
-def _trim(headers: dict[str, str], message: Message, slots: int | None) -> list[str]:
+def trim(headers: dict[str, str], message: Message, slots: int | None) -> list[str]:
     """Take headers out, the least needed first, until they fit on the message; which ones."""
     left_out: list[str] = []
     if message.most is not None:
