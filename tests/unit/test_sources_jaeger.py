@@ -248,6 +248,18 @@ def test_what_was_read_is_not_asked_for_again() -> None:
     assert all(datetime.fromisoformat(each).timestamp() >= NOW / 1e9 - 6 for each in since)
 
 
+def test_what_comes_late_is_found_by_who_watches() -> None:
+    spans = [ENTRY]
+    with answering(lambda path, given: jaeger(spans)(path, given)) as url:
+        reader = known(url, NOW + 30_000_000_000)
+        found = [[flow.spans for flow in reader.find((), 5, None).flows]]
+        spans.append(SEND)
+        found += [[flow.spans for flow in reader.find((), 5, None).flows]]
+        found += [[built.summary.spans for built in reader.settled((), OrderedDict())]]
+
+    assert found == [[1], [1], [2]]
+
+
 def test_those_who_ask_meanwhile_share_what_one_reads() -> None:
     asked: list[Any] = []
     begun, go_on = threading.Event(), threading.Event()

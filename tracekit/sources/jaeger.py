@@ -92,13 +92,13 @@ class Jaeger:
     def find(self, query: Query, limit: int, after: str | None) -> Page:
         """Flows that meet the query, the latest first. Raises ValueError for an `after` that no page gave."""
         at = _cursor(after) if after is not None else (self._now_ns() + AHEAD_NS, "")
-        until_s = time.monotonic() + _SEARCH_S
         began_ns = max((term.value for term in query if _is_since(term)), default=0)
         tagged = self._tagged(query, began_ns)
         if tagged is not None:
             return self._found_among(tagged, query, limit, at)
         found: list[Summary] = []
         self._latest.refresh()
+        until_s = time.monotonic() + _SEARCH_S
         while True:
             since_ns = self._latest.since_ns
             for start_ns, flow_id in self._listed(max(since_ns, began_ns), at):
@@ -155,6 +155,7 @@ class Jaeger:
         if not known:
             self._reach_some()
             self._told_since_ns = self._latest.since_ns
+        self._latest.look_after()
         for end_ns, flow_id, traces in self._by_end():
             size = sum(trace.spans for trace in traces)
             if known.get(flow_id) == size or not self._is_quiet(end_ns):

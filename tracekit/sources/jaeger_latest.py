@@ -28,8 +28,6 @@ _MARGIN_NS: Final = 5 * _S
 """What began so long before the last reading is read again: spans come when they ended, and some later."""
 _LATE: Final = ((60 * _S, 0.02), (600 * _S, 0.01))
 """So far back is read again now and then, in at most this part of the time."""
-_LATE_S: Final = 2.0
-"""It is not read again sooner."""
 _MAX_BYTES: Final = 16 * 1024 * 1024
 """Of traces that are kept: about 4,000 orders of 30 spans."""
 AT_ONCE: Final = 25
@@ -46,7 +44,7 @@ class Latest:
 
     One reads at a time, and those who wait meanwhile share what it found, its failure too. Bounds: the last
     24 hours, and of these what `_MAX_BYTES` hold; of a service at most `MOST_TRACES` a reading. A span that
-    comes long after it began is found somewhat later; after more than ten minutes, only with its flow.
+    comes long after it began is found by who calls `look_after`; after ten minutes, only with its flow.
     """
 
     def __init__(self, api: JaegerApi, now_ns: Callable[[], int]) -> None:
@@ -59,6 +57,7 @@ class Latest:
         self._step_ns = _MARGIN_NS
         self._read_at_s = 0.0
         self._late_at_s = [0.0] * len(_LATE)
+        self._late_of: list[list[str]] = [[] for _ in _LATE]
         self._failure: SourceError | None = None
 
     def refresh(self) -> None:
@@ -77,18 +76,28 @@ class Latest:
                 raise
 
     def _read_new(self) -> None:
-        now_ns, began_s = self._now_ns(), time.monotonic()
-        since_ns = (self._until_ns or now_ns) - _MARGIN_NS
-        late = [at for at, due_s in enumerate(self._late_at_s) if self._until_ns and began_s >= due_s]
-        for at in late:
-            since_ns = min(since_ns, max(self.since_ns, now_ns - _LATE[at][0]))
-        whole_ns = self._read(since_ns, now_ns + AHEAD_NS)
+        now_ns = self._now_ns()
+        whole_ns = self._read((self._until_ns or now_ns) - _MARGIN_NS, now_ns + AHEAD_NS)
         if not self._until_ns or whole_ns > self._until_ns:  # else it goes on from what was read before
             self.since_ns = whole_ns
         self._until_ns = now_ns
         self.since_ns = max(self.since_ns, self.traces.floor_ns)
-        for at in late:
-            self._late_at_s[at] = began_s + max((time.monotonic() - began_s) / _LATE[at][1], _LATE_S)
+
+    def look_after(self) -> None:
+        """Read again what may have come late, a service at a time, where that is due. By one thread.
+
+        Those who want the latest do not wait for it.
+        """
+        for at, (back_ns, share) in enumerate(_LATE):
+            began_s = time.monotonic()
+            if began_s < self._late_at_s[at]:
+                continue
+            if not self._late_of[at]:
+                self._late_of[at] = [*self._api.services()]
+            if self._late_of[at]:
+                since_ns = max(self.since_ns, self._now_ns() - back_ns)
+                self._read(since_ns, self._until_ns, [self._late_of[at].pop()])
+            self._late_at_s[at] = began_s + (time.monotonic() - began_s) / share
 
     def reach_back(self, from_ns: int) -> bool:
         """Read further back than to here; False where nothing is further back, or there is no room."""
@@ -108,13 +117,13 @@ class Latest:
             self.since_ns = max(since_ns, self.traces.floor_ns)
             return True
 
-    def _read(self, since_ns: int, until_ns: int) -> int:
-        """Read the traces in which something began within these times, the latest first.
+    def _read(self, since_ns: int, until_ns: int, services: Sequence[str] | None = None) -> int:
+        """Read the traces in which something of the services began within these times, the latest first.
 
         Since when it has them all: later than it was to, where there were too many of a service.
         """
         whole_ns = since_ns
-        for service in self._api.services():
+        for service in self._api.services() if services is None else services:
             end_ns, left = until_ns, MOST_TRACES
             while left > 0:
                 found = self._api.traces(service, since_ns, end_ns, AT_ONCE)
