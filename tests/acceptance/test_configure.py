@@ -425,7 +425,7 @@ WRONG: Final[list[tuple[dict[str, Any], dict[str, str], str]]] = [
     (
         {},
         {"OTEL_PROPAGATORS": "b3"},
-        "OTEL_PROPAGATORS='b3': must be some of baggage, tracecontext, tracekit, or none",
+        "OTEL_PROPAGATORS='b3': must be some of baggage, tracecontext, tracekit, xray, xray-lambda, or none",
     ),
     (
         {},
@@ -503,7 +503,7 @@ def test_wrong_propagators_are_named_before_opentelemetry_refuses_them() -> None
 
     assert done.stderr.splitlines()[-1] == (
         "tracekit.SettingError: OTEL_PROPAGATORS='b4': "
-        "must be some of baggage, tracecontext, tracekit, or none"
+        "must be some of baggage, tracecontext, tracekit, xray, xray-lambda, or none"
     )
 
 
