@@ -128,6 +128,12 @@ class Engine:
             return (message,), None if client is self else client
         return transport.incoming(record), None
 
+    def settled(self, transport: Transport, client: object, receipt: Hashable) -> Message | None:
+        """The message that a client was given with this receipt; None where it was given none."""
+        with self._lock:
+            known = self._known.pop((transport.system, id(client), receipt), None)
+        return known[0] if known is not None and known[1]() is client else None
+
     def _remember(
         self, transport: Transport, client: object, result: object, messages: Sequence[Message]
     ) -> None:
@@ -137,7 +143,9 @@ class Engine:
             if (key := transport.key(record)) is None:
                 return
             with self._lock:
-                self._known[transport.system, key] = message, weakref.ref(client)
+                known = self._known[transport.system, key] = message, weakref.ref(client)
+                if (receipt := transport.receipt(message)) is not None:
+                    self._known[transport.system, id(client), receipt] = known
                 while len(self._known) > max(_MAX_KNOWN, len(messages)):
                     self._known.popitem(last=False)
 

@@ -37,17 +37,13 @@ def _is_a_name(part: str) -> bool:
     return bool(part) and _GENERATED.fullmatch(part) is None
 
 
-def facts(
-    routing_key: str, queue: str = "", correlation_id: str | None = None
-) -> dict[str, str | int | bool]:
+def facts(routing_key: str, correlation_id: str | None = None) -> dict[str, str | int | bool]:
     """What the conventions want to know of a message."""
     found: dict[str, str | int | bool] = {}
     if routing_key:
         found[semconv.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY] = routing_key
     if correlation_id:
         found[semconv.MESSAGING_MESSAGE_CONVERSATION_ID] = str(correlation_id)
-    if any(part and not _is_a_name(part) for part in (routing_key, queue)):
-        found[semconv.MESSAGING_DESTINATION_ANONYMOUS] = True
     return found
 
 
@@ -75,19 +71,19 @@ def delivered(frame: Any, queue: str, properties: Any, sent_at_ns: int | None) -
     `sent_at_ns` is its timestamp, which is a client's.
     """
     headers: Mapping[str, Any] = properties.headers or {}
-    found = facts(frame.routing_key or "", queue, properties.correlation_id)
+    found = facts(frame.routing_key or "", properties.correlation_id)
     found[semconv.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG] = frame.delivery_tag
     if frame.redelivered:
         found[semconv.REDELIVERED] = True
     deaths = _deaths(headers)
     if deaths:
         found[semconv.DEAD_LETTER_REASON] = str(deaths[0].get("reason"))
-    published_ms = headers.get(_PUBLISHED)
+    published_ms = _number(headers.get(_PUBLISHED))
     return Message(
         destination(frame.exchange or "", frame.routing_key or "", queue),
         tuple(headers.items()),
         id=properties.message_id or None,
-        published_at_ns=published_ms * _MS if type(published_ms) is int else None,
+        published_at_ns=None if published_ms is None else published_ms * _MS,
         sent_at_ns=sent_at_ns,
         delivery_attempt=_attempt(headers, deaths, queue, is_again=bool(frame.redelivered)),
         attributes=found,
@@ -107,14 +103,15 @@ def _attempt(
 
     Quorum queues count what is put back. Classic queues say only that it was.
     """
-    again = headers.get("x-delivery-count")
-    if type(again) is not int:
+    again = _number(headers.get("x-delivery-count"))
+    if again is None:
         if is_again or not queue:
             return None
         again = 0
-    return 1 + again + sum(_count(death) for death in deaths if death.get("queue") == queue)
+    returned = sum(_number(death.get("count")) or 0 for death in deaths if death.get("queue") == queue)
+    return 1 + again + returned
 
 
-def _count(death: Mapping[str, Any]) -> int:
-    count = death.get("count")
-    return count if isinstance(count, int) else 0
+def _number(value: object) -> int | None:
+    """The number that it is, if it is one; pika has a class of its own for long ones."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None

@@ -133,7 +133,7 @@ def send(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sendin
 def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Sending | None:
     """Begin a commit, an acknowledgement or the like: of the message in process, where it says no other.
 
-    None where the call is none.
+    None where the call is none, or settles a message that the application was never given.
     """
     messages = transport.outgoing(call)
     if not messages:
@@ -143,11 +143,15 @@ def settle(engine: Engine, transport: Transport, hook: Hook, call: Call) -> Send
     destinations = {message.destination for message in messages}
     destination = destinations.pop() if len(destinations) == 1 else ""
     turn = current_process(context)
-    if not destinations and not destination and turn is not None:
+    client: object = call["self"]
+    if (receipt := transport.receipt(messages[0])) is not None:
+        if (received := engine.settled(transport, client, receipt)) is None:
+            return None
+        destination = received.destination
+    elif not destinations and not destination and turn is not None:
         destination = turn.destination_of(transport)
     groups = {message.group for message in messages}
     group = groups.pop() if len(groups) == 1 else ""
-    client: object = call["self"]
     if transport.records(client):  # a message that settles itself is no client
         described, _ = engine.described(transport, client)
         destination = destination or described[0].destination

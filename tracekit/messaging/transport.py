@@ -169,6 +169,13 @@ class Transport(Source, Protocol):
         """
         ...
 
+    def receipt(self, message: Message) -> Hashable | None:
+        """What a message is settled by, on its client: told alike of one that came and of one to be settled.
+
+        What was never received is not the application's to settle. None: the call says what it settles.
+        """
+        ...
+
     def is_nothing(self, error: BaseException) -> bool:
         """Whether the client says so that there was nothing to receive: no failure."""
         ...
@@ -287,6 +294,9 @@ class Plain:
         return Telling()
 
     def owner(self, record: object) -> object:
+        return None
+
+    def receipt(self, message: Message) -> Hashable | None:
         return None
 
     def is_nothing(self, error: BaseException) -> bool:

@@ -60,7 +60,7 @@ class AioPika(Plain):
                 tuple(headers.items()),
                 id=message.message_id or None,
                 room=_room(client, message) if headers else None,
-                attributes=rabbitmq.facts(key, correlation_id=message.correlation_id),
+                attributes=rabbitmq.facts(key, message.correlation_id),
             )
         ]
 

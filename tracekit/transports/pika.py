@@ -63,7 +63,7 @@ class Pika(Plain):
                 tuple(headers.items()),
                 id=getattr(properties, "message_id", None) or None,
                 room=_room(call["self"], properties) if headers else None,
-                attributes=rabbitmq.facts(key, correlation_id=getattr(properties, "correlation_id", None)),
+                attributes=rabbitmq.facts(key, getattr(properties, "correlation_id", None)),
             )
         ]
 
@@ -72,6 +72,9 @@ class Pika(Plain):
         properties = sys.modules["pika.spec"].BasicProperties() if given is None else copy.copy(given)
         properties.headers = dict(headers[0] or ())
         return {**call, "properties": properties}
+
+    def receipt(self, message: Message) -> Hashable | None:
+        return message.attributes.get(semconv.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG)
 
     def incoming(self, result: object, call: Call | None = None) -> Sequence[Message]:
         queue = str((call or {}).get("queue") or "")

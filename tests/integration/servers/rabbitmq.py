@@ -26,8 +26,14 @@ class RabbitMQ:
     """A broker that runs. `guest` may come in from this machine."""
 
     server: Server
-    port: int
+    ports: tuple[int, int, int]
+    """Of AMQP, the node, and its epmd."""
     _pid: Path = field(repr=False)
+
+    @property
+    def port(self) -> int:
+        """Where it takes AMQP."""
+        return self.ports[0]
 
     @property
     def url(self) -> str:
@@ -42,7 +48,7 @@ class RabbitMQ:
 
 @contextmanager
 def rabbitmq(folder: Path, ports: tuple[int, int, int] | None = None) -> Iterator[RabbitMQ]:
-    """Ready for clients. `ports` (of AMQP, the node, its epmd) are those of an earlier one, in its folder."""
+    """Ready for clients. `ports` are those of an earlier one, whose data is in the folder."""
     port, node, epmd = ports or free_ports(3)
     (folder / "plugins").write_text("[].")
     names = {
@@ -64,4 +70,4 @@ def rabbitmq(folder: Path, ports: tuple[int, int, int] | None = None) -> Iterato
         running("epmd", names_of_nodes, folder, lambda: listens(epmd)),
         running("rabbitmq", [_COMMAND], folder, lambda: listens(port), environment) as server,
     ):
-        yield RabbitMQ(server, port, folder / "pid")
+        yield RabbitMQ(server, (port, node, epmd), folder / "pid")
