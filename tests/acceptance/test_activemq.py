@@ -53,7 +53,8 @@ VERSIONS: Final = [stomp.Connection10, stomp.Connection11, stomp.Connection12]
 class Collector(stomp.ConnectionListener):  # type: ignore[misc]  # the client ships no types
     """A listener that hands frames to the test's thread, or to a handler in its own."""
 
-    def __init__(self, handle: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, connection: Any, handle: Callable[[Any, Any], None] | None = None) -> None:
+        self._connection = connection
         self._handle = handle
         self.frames: queue.Queue[Any] = queue.Queue()
         self.errors: list[Any] = []
@@ -61,7 +62,7 @@ class Collector(stomp.ConnectionListener):  # type: ignore[misc]  # the client s
 
     def on_message(self, frame: Any) -> None:
         if self._handle is not None:
-            self._handle(frame)
+            self._handle(self._connection, frame)
         self.frames.put(frame)
 
     def on_error(self, frame: Any) -> None:
@@ -81,10 +82,11 @@ class Destination:
         self._closing = ExitStack()
 
     def connected(
-        self, handle: Callable[[Any], None] | None = None, kind: Any = stomp.Connection12
+        self, handle: Callable[[Any, Any], None] | None = None, kind: Any = stomp.Connection12
     ) -> tuple[Any, Collector]:
         """A connection, and who listens there."""
-        connection, listener = kind([("127.0.0.1", self.port)]), Collector(handle)
+        connection = kind([("127.0.0.1", self.port)])
+        listener = Collector(connection, handle)
         connection.set_listener("tests", listener)
         connection.connect(wait=True)
         self._closing.callback(_end, connection, listener)
@@ -92,7 +94,7 @@ class Destination:
 
     def listening(
         self,
-        handle: Callable[[Any], None] | None = None,
+        handle: Callable[[Any, Any], None] | None = None,
         destination: str = "",
         ack: str = "client-individual",
         kind: Any = stomp.Connection12,
@@ -501,7 +503,9 @@ def test_what_fails_in_tracekit_never_ends_the_receiver(
         monkeypatch.setattr(Process, "end", fail)
     for _ in range(2):
         destination.put()
-    connection, listener = destination.listening(lambda frame: connection.ack(frame.headers["ack"]))
+    connection, listener = destination.listening(
+        lambda connection, frame: connection.ack(frame.headers["ack"])
+    )
 
     for _ in range(2):
         listener.frames.get(timeout=PATIENCE_S)
@@ -513,8 +517,8 @@ def test_what_fails_in_tracekit_never_ends_the_receiver(
 def test_several_listeners_share_the_span_of_their_message(destination: Destination, flows: Captured) -> None:
     destination.put(traceparent=TRACEPARENT)
     spans: list[Any] = []
-    connection, listener = destination.connected(lambda _: spans.append(trace.get_current_span()))
-    other = Collector(lambda _: spans.append(trace.get_current_span()))
+    connection, listener = destination.connected(lambda *_: spans.append(trace.get_current_span()))
+    other = Collector(connection, lambda *_: spans.append(trace.get_current_span()))
     connection.set_listener("another", other)
     connection.subscribe(destination.name, id="1", ack="auto")
     listener.frames.get(timeout=PATIENCE_S)
@@ -650,7 +654,7 @@ def test_an_acknowledgement_is_a_settle_of_its_message(
 ) -> None:
     destination.put(traceparent=TRACEPARENT)
 
-    def acknowledge(frame: Any) -> None:
+    def acknowledge(connection: Any, frame: Any) -> None:
         if kind is stomp.Connection12:
             connection.ack(frame.headers["ack"])
         elif kind is stomp.Connection11:
@@ -658,7 +662,7 @@ def test_an_acknowledgement_is_a_settle_of_its_message(
         else:
             connection.ack(frame.headers["message-id"])
 
-    connection, listener = destination.listening(acknowledge, kind=kind, ack="client")
+    _, listener = destination.listening(acknowledge, kind=kind, ack="client")
     listener.frames.get(timeout=PATIENCE_S)
 
     (span,) = processed(flows, destination)
@@ -678,7 +682,9 @@ def test_case_44_what_is_delivered_again_and_given_up_stays_in_one_flow(
         connection, listener = destination.listening()
         assert context_on(listener.frames.get(timeout=PATIENCE_S)) == original
         _end(connection, listener)
-    connection, listener = destination.listening(lambda frame: connection.nack(frame.headers["ack"]))
+    connection, listener = destination.listening(
+        lambda connection, frame: connection.nack(frame.headers["ack"])
+    )
     assert context_on(listener.frames.get(timeout=PATIENCE_S)) == original
     _, dead = destination.listening(destination=DEAD, ack="auto")
     frame = dead.frames.get(timeout=PATIENCE_S)
@@ -708,7 +714,7 @@ def test_a_refused_message_that_is_not_persistent_vanishes_at_the_broker(
     """The broker keeps no dead letter of it: the nack is the last that is seen."""
     sender, _ = destination.connected()
     sender.send(destination.name, "an order")
-    connection, listener = destination.listening(lambda frame: connection.nack(frame.headers["ack"]))
+    _, listener = destination.listening(lambda connection, frame: connection.nack(frame.headers["ack"]))
     listener.frames.get(timeout=PATIENCE_S)
     destination.rig.send(b"persistent")
     listener.frames.get(timeout=PATIENCE_S)

@@ -29,7 +29,12 @@ _COMMANDS: Final = "redis.commands.core:StreamCommands"
 
 
 class RedisStreams(Plain):
-    """redis-py 8, its clients for threads and for asyncio, and their pipelines."""
+    """redis-py 8, its clients for threads and for asyncio, and their pipelines.
+
+    An entry says nothing of its stream: it is known by the very fields that a command gave, whole or taken
+    apart. A copy of them is no message. In a cluster's pipeline a send lasts until it is queued, and what is
+    read is given as it is in the stream.
+    """
 
     system: ClassVar = "redis"
     package: ClassVar = "redis"
