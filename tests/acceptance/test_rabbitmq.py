@@ -370,6 +370,40 @@ def test_case_19_entered_a_loop_knows_its_error(rabbit: Rabbit, flows: Captured)
     assert the(flows, f"process {rabbit.read_from}").attributes["error.type"] == "LookupError"
 
 
+def test_case_49_a_loop_that_is_kept_is_never_a_parent(rabbit: Rabbit, flows: Captured) -> None:
+    rabbit.put()
+    rabbit.put()
+    kept = rabbit.channel.consume(rabbit.queue, auto_ack=True)
+    for _ in kept:
+        break
+    rabbit.channel.basic_get(rabbit.declare(f"{rabbit.queue}-other", "other"))
+    assert trace.get_current_span().is_recording()  # another queue's message is no end of the turn
+    for _ in rabbit.channel.consume(rabbit.queue, auto_ack=True):
+        break
+    del kept
+    rabbit.channel.cancel()
+
+    leaked, last = named(flows, f"process {rabbit.read_from}")
+    assert leaked.attributes["tracekit.leaked"] is True
+    assert (parent_of(last), "tracekit.leaked" in last.attributes) == (None, False)
+
+
+def test_an_ack_from_elsewhere_names_what_it_acks(rabbit: Rabbit, flows: Captured) -> None:
+    """As threads do, which hand it to the connection: `add_callback_threadsafe`."""
+    tags: list[int] = []
+
+    def handler(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        tags.append(method.delivery_tag)
+
+    rabbit.put()
+    rabbit.handle(handler)
+    rabbit.connection.add_callback_threadsafe(lambda: rabbit.channel.basic_ack(*tags))
+    rabbit.connection.process_data_events(time_limit=0)  # has it scheduled
+    rabbit.connection.process_data_events(time_limit=0)
+
+    assert the(flows, f"ack {rabbit.read_from}").attributes["messaging.rabbitmq.message.delivery_tag"] == 1
+
+
 @pytest.mark.parametrize("rule", ["auto", "message", "link"])
 def test_case_13_what_was_got_is_processed_in_a_block_as_the_rule_says(
     rabbit: Rabbit, flows: Captured, rule: Any

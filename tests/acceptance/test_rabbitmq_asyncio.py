@@ -364,6 +364,46 @@ def test_case_52_and_15_of_section_8_a_task_that_is_cancelled_ends_its_span_and_
     assert rabbit.on_the_wire()[0][0].redelivered
 
 
+def test_case_52_a_task_that_is_cancelled_in_a_loop_ends_its_turn(rabbit: Rabbit, flows: Captured) -> None:
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async with opened(rabbit) as shop:
+
+            async def work() -> None:
+                async with shop.queue.iterator() as messages:
+                    async for _ in messages:
+                        started.set()
+                        await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await asyncio.wait_for(started.wait(), DEADLINE_S)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    rabbit.put()
+    asyncio.run(main())
+
+    (span,) = flows.spans
+    assert (span.status, span.attributes["tracekit.cancelled"]) == (Status.UNSET, True)
+
+
+def test_a_task_that_is_cancelled_before_it_runs_processes_nothing(rabbit: Rabbit, flows: Captured) -> None:
+    async def main() -> None:
+        async with opened(rabbit) as shop:
+            underlay = await shop.channel.get_underlay_channel()
+            tag = await shop.queue.consume(acked, no_ack=True)
+            task = asyncio.create_task(underlay.consumers[tag].args[0](object()))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+    assert flows.spans == ()
+
+
 # -- iterators, and what is fetched ----------------------------------------------------------------------
 
 

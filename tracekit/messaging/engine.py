@@ -307,23 +307,27 @@ class Engine:
         return iterate
 
     def loop(self, transport: Transport, client: object, source: Any, call: Call | None = None) -> Loop:
-        """A loop over a client, whose open turn is ended by whatever is received from it next.
+        """A loop over a client, whose open turn is ended by the next one, or by what is received from it.
 
-        `call` is the one that gave the client's own iterator. Where the client has many, which may be at work
-        side by side (two tasks on a queue), nobody else ends the turn of one.
+        `call` is the one that gave the client's own iterator.
         """
-        self.end_leaked(source)
         kind = AsyncConsumerLoop if hasattr(type(source), "__anext__") else ConsumerLoop
         loop = kind(self, transport, client, source, call)
-        if referable(source) is not None:
-            self._turns[source] = weakref.ref(loop)
+        if referable(loop.place) is not None:
+            if (earlier := self._loop_at(loop.place)) is not None:
+                earlier.leak()
+            self._turns[loop.place] = weakref.ref(loop)
         return loop
 
-    def adopt(self, loop: Turns, source: object, transport: Transport) -> Transport | None:
+    def _loop_at(self, place: object) -> Turns | None:
+        reference = self._turns.get(place)
+        return None if reference is None else reference()
+
+    def adopt(self, loop: Turns, transport: Transport) -> Transport | None:
         """Take over a loop that another engine began; the transport as it is known here."""
         known = self._transports.get(transport.package)
-        if known is not None and referable(source) is not None:
-            self._turns[source] = weakref.ref(loop)
+        if known is not None and referable(loop.place) is not None:
+            self._turns[loop.place] = weakref.ref(loop)
         return known
 
     def fetched(
@@ -365,10 +369,12 @@ class Engine:
         return ()
 
     def end_leaked(self, client: object) -> None:
-        """End the turn that a loop over the client left open."""
-        reference = self._turns.get(client) if referable(client) is not None else None
-        loop = reference() if reference is not None else None
-        if loop is not None:
+        """End the turn that a loop over the client left open, where something else is received from it.
+
+        What comes from a queue beside a loop over another one is no part of the loop.
+        """
+        loop = self._loop_at(client) if referable(client) is not None else None
+        if loop is not None and loop.is_over(client):
             loop.leak()
 
 

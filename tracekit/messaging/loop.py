@@ -63,13 +63,22 @@ class Turns:
     def __del__(self) -> None:
         self._end()
 
+    @property
+    def place(self) -> object:
+        """Where one turn is open at most: on the client."""
+        return self._client
+
+    def is_over(self, client: object) -> bool:
+        """Whether the client is its own iterator, so that what is received from it is the loop's."""
+        return self._source is client
+
     def _is_ours(self) -> bool:
         """Whether an engine is there that knows the client."""
         return in_use.engine is self._engine or self._follow(in_use.engine)
 
     def _follow(self, engine: Engine | None) -> bool:
         """Go on with the engine that took the place of ours; False where none knows the client."""
-        transport = engine.adopt(self, self._source, self._transport) if engine is not None else None
+        transport = engine.adopt(self, self._transport) if engine is not None else None
         if engine is None or transport is None:
             return False
         self._engine, self._transport = engine, transport
@@ -136,6 +145,11 @@ class AsyncConsumerLoop(Turns):
     """The same by `async for` and `async with`; what is entered so is the client's own iterator too."""
 
     __slots__ = ()
+
+    @property
+    def place(self) -> object:
+        """Iterators of one client may be at work side by side: two tasks on a queue."""
+        return self._source
 
     def __aiter__(self) -> AsyncConsumerLoop:
         return self
