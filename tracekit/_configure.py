@@ -300,6 +300,7 @@ def _messaging(settings: Settings, signals: Signals) -> tuple[Engine, list[Integ
             "",
             functools.partial(engine.install, one),
             one.contrib.partition(":")[0],
+            [one.contrib_asks.partition(":")[0]] if one.contrib_asks else [],
         )
         for one in transports
     ]

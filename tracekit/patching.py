@@ -182,7 +182,8 @@ class Integration:
 
     `package` is the import that shows that the application uses it, `needs` a module that must be
     importable for that ("" for none). `contrib` is OpenTelemetry's own instrumentation of it, "" for
-    none. `install` is called once, after the import; what it does, `Patches.undo` undoes.
+    none; `others` are more of them. `install` is called once, after the import; what it does,
+    `Patches.undo` undoes.
     """
 
     name: str
@@ -190,22 +191,25 @@ class Integration:
     needs: str
     install: Callable[[Patches], None]
     contrib: str = ""
+    others: Sequence[str] = ()
 
     def arm(self, patches: Patches) -> None:
         """Install it once the library was imported: now, where it is already."""
         installed: list[bool] = []
+        theirs = [module for module in (self.contrib, *self.others) if module]
 
         def install(*, is_whole: bool) -> None:
             # Where it is contrib's module that imports the library, that one must be whole first.
-            if installed or not patches.active or not (is_whole or not _is_begun(self.contrib)):
+            if installed or not patches.active or not (is_whole or not any(map(_is_begun, theirs))):
                 return
             installed.append(True)
             with shielded(f"instrumenting {self.name}"):
                 self.install(patches)
 
         patches.on_undo(when_imported(self.package, functools.partial(install, is_whole=False)))
-        if self.contrib and self.package not in sys.modules:
-            patches.on_undo(when_imported(self.contrib, functools.partial(install, is_whole=True)))
+        if self.package not in sys.modules:
+            for module in theirs:
+                patches.on_undo(when_imported(module, functools.partial(install, is_whole=True)))
 
 
 def _is_begun(module: str) -> bool:

@@ -82,6 +82,18 @@ def test_case_02_the_spans_are_those_of_boto3(queue: Queue, flows: Captured) -> 
     assert (parent_of(span), links_of(span), parent_of(settled)) == (where(sent), [where(sent)], where(span))
 
 
+@pytest.mark.flows(receive_spans=True)
+def test_the_http_requests_of_a_call_are_not_shown_once_more(queue: Queue, flows: Captured) -> None:
+    async def main() -> None:
+        async with clients(queue.aws) as (sqs, _):
+            await sqs.send_message(QueueUrl=queue.url, MessageBody="an order")
+            await received(sqs, queue)
+
+    asyncio.run(main())
+
+    assert [span.name for span in flows.spans] == [f"send {queue.name}", f"receive {queue.name}"]
+
+
 def test_case_18_two_tasks_see_each_its_own_message(queue: Queue, flows: Captured) -> None:
     other = Queue(queue.aws)
     both = asyncio.Barrier(2)

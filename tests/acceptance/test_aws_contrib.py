@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
@@ -72,6 +75,33 @@ def test_botocores_keeps_all_calls_but_those_that_are_traced_here(
     sent = the(seen, f"publish {topic}")
     assert context_on(message["MessageAttributes"]) == where(sent)
     assert parent_of(the(seen, f"process {queue.name}")) == where(sent)
+
+
+IMPORTS_FIRST = """
+import json, sys
+from tracekit.testing import capture
+
+settings, url = json.loads(sys.argv[1])
+with capture("shop") as seen:
+    from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+    BotocoreInstrumentor().instrument()
+    import boto3
+    sqs = boto3.client("sqs", **settings)
+    sqs.list_queues()
+    sqs.send_message(QueueUrl=url, MessageBody="an order")
+    sqs.close()
+print(json.dumps([[span.name for span in seen.spans], dict(seen.dropped)]))
+"""
+
+
+def test_botocores_is_told_too_where_it_is_what_imports_botocore(aws: Aws) -> None:
+    queue = Queue(aws)
+    given = json.dumps([aws.settings, queue.url])
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_FIRST, given], capture_output=True, text=True, check=True
+    )
+
+    assert json.loads(done.stdout) == [["SQS.ListQueues", f"send {queue.name}"], {}]
 
 
 def test_aiobotocores_keeps_all_calls_but_those_that_are_traced_here(

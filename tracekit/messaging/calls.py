@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from opentelemetry import context as otel
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY
 
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
@@ -88,6 +88,29 @@ async def awaited_within(client: object, awaited: Coroutine[Any, Any, Any]) -> A
     finally:
         _inside.reset(token)
         inside.client = None
+
+
+def over_http(function: Function) -> Function:
+    """The client's own function, whose HTTP requests are how it does its work: they have no spans."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = otel.attach(otel.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True))
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            otel.detach(token)
+        return _awaited_over_http(result) if is_coroutine(result) else result
+
+    return call
+
+
+async def _awaited_over_http(awaited: Coroutine[Any, Any, Any]) -> Any:
+    token = otel.attach(otel.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True))
+    try:
+        return await awaited
+    finally:
+        otel.detach(token)
 
 
 def inner(function: Function) -> Function:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from tracekit.carried import carry
 from tracekit.guard import shielded, swallow
 from tracekit.messaging.blocks import blocking
-from tracekit.messaging.calls import awaited_within, calling, inner, is_suppressed, receiving, within
+from tracekit.messaging.calls import (
+    awaited_within,
+    calling,
+    inner,
+    is_suppressed,
+    over_http,
+    receiving,
+    within,
+)
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down, step_aside
 from tracekit.messaging.gathering import Gathered, adding, gathering
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
@@ -178,7 +186,10 @@ class Engine:
                 return functools.partial(delivering, self, transport, hook)
             case _:
                 wrap = receiving if hook.operation == "receive" else calling
-                return functools.partial(wrap, self, transport, hook)
+                wrapping = functools.partial(wrap, self, transport, hook)
+                return (
+                    (lambda function: wrapping(over_http(function))) if transport.is_over_http else wrapping
+                )
 
     def install(self, transport: Transport, patches: Patches) -> None:
         """Hook a client that was imported, and have OpenTelemetry's own instrumentation of it agree."""

@@ -143,6 +143,8 @@ class Transport(Source, Protocol):
     hooks: ClassVar[Sequence[Hook]]
     aliases: ClassVar[Sequence[str]]
     """Other top names that its types say they are from (a module in C may)."""
+    is_over_http: ClassVar[bool]
+    """Whether its calls are HTTP requests, which a client of HTTP that is traced would show once more."""
     is_plain: ClassVar[bool]
     """Whether its records are plain dicts or tuples, whose type does not tell whose they are."""
 
@@ -282,6 +284,7 @@ class Plain:
     contrib: ClassVar[str] = ""
     contrib_asks: ClassVar[str] = ""
     aliases: ClassVar[Sequence[str]] = ()
+    is_over_http: ClassVar[bool] = False
     is_plain: ClassVar[bool] = False
 
     def client(self, client: object) -> Facts:

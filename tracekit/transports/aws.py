@@ -75,6 +75,7 @@ class _Aws(Plain):
     """What the two have in common: parameters are a dict, of a batch with a list of such."""
 
     contrib_asks: ClassVar = "opentelemetry.instrumentation.botocore:_determine_call_context"
+    is_over_http: ClassVar = True
     places: ClassVar[Sequence[str]]
     """The parameters that say where a message goes; after the last `separator`, its name."""
     separator: ClassVar[str]
