@@ -140,6 +140,13 @@ def mark_coroutine_function(function: Function) -> None:
         vars(function)["_is_coroutine"] = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001 - what 3.12 has a function for
 
 
+def is_coroutine_function(function: Function) -> bool:
+    """Whether it was defined by `async def`, or passes for one that was."""
+    if sys.version_info >= (3, 12):
+        return inspect.iscoroutinefunction(function)
+    return asyncio.iscoroutinefunction(function)
+
+
 def _restore(owner: object, name: str, ours: object, before: object) -> None:
     if vars(owner).get(name) is not ours:
         return  # wrapped again by somebody else, who still calls us

@@ -301,7 +301,7 @@ def _telling(engine: Engine, transport: Transport, hook: Hook, call: Call) -> tu
     Of several names for the parameter (`callback|on_delivery`) it takes the one that was given.
     """
     names = hook.callback.split("|")
-    name = next((each for each in names if call.get(each) is not None), names[-1])
+    name = next((each for each in names if each in call), names[-1])
     telling = engine.telling(transport, call.get("self"))
     named: Any = call.get(name)
     is_told = telling.of == "all" or (telling.of == "named" and named is not None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
 from typing import Any, Final, Protocol
+
+from tracekit.patching import is_coroutine_function
 
 _POLL_S: Final = 1.0  # how long Ctrl-C, or the end of a task, may have to wait
 
@@ -54,5 +55,5 @@ def messages_of(client: Any) -> Iterator[Any] | AsyncIterator[Any]:
     elif not hasattr(kind, "poll") or hasattr(kind, "__iter__"):
         found = iter(client)
     else:
-        found = AsyncPolled(client) if inspect.iscoroutinefunction(client.poll) else Polled(client)
+        found = AsyncPolled(client) if is_coroutine_function(client.poll) else Polled(client)
     return found

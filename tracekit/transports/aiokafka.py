@@ -142,7 +142,7 @@ def _room(client: Any, most: int, call: Call) -> int | None:
 
 
 def _room_in_batch(call: Call) -> int | None:
-    """Bytes left in the batch, so that our headers close it no earlier. Its first message always fits."""
+    """Bytes left in the batch: ours must not be why this message is refused. A first one always fits."""
     batch: Any = call["self"]
     client: Any = call["client"]
     left = client._message_accumulator._batch_size - batch.size()  # noqa: SLF001
