@@ -17,7 +17,7 @@ from tracekit.collector.archive import LostError
 from tracekit.collector.disk import DiskStore
 from tracekit.collector.folder import FolderError
 from tracekit.collector.index import MAX_PLACES
-from tracekit.collector.reading import MAX_FLOW_LINES
+from tracekit.collector.reading import MAX_FLOW_LINES, Missing, Reader
 from tracekit.flow.search import AttributeTerm, TextTerm, Word
 from tracekit.model import Kind, Link, LogLine, Service, Span, Status
 from tracekit.otlp import encode_spans
@@ -139,6 +139,38 @@ def test_who_watches_is_told_again_when_a_flow_grows(tmp_path: Path) -> None:
 
     assert {each.id for each in watching.told} == {asked.trace_id}
     assert watching.told[0].spans == 2
+
+
+def test_a_flow_that_grows_while_it_is_built_is_built_again_after_a_restart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, sent, processed = order(1)
+    build, meanwhile = Reader.build, threading.Event()
+    stores: list[DiskStore] = []
+
+    def growing(reader: Reader, flow_id: str) -> tuple[Built | None, Missing, int]:
+        found = build(reader, flow_id)
+        if not meanwhile.is_set():
+            stores[0].add_spans([sent, processed])
+            stores[0].find(())  # writes the rows
+            meanwhile.set()
+        return found
+
+    monkeypatch.setattr(Reader, "build", growing)
+    with DiskStore(tmp_path) as store:
+        stores.append(store)
+        store.add_spans([asked])
+        assert meanwhile.wait(SOON_S)
+    with DiskStore(tmp_path) as store:
+        watching = Watching()
+        store.watch(watching)
+        watching.wait(lambda told: bool(told))
+        (found,) = store.find(()).flows
+        whole = store.build(found.id)
+
+    assert whole is not None
+    assert found == whole.summary
+    assert found.spans == 3
 
 
 def test_a_trace_that_goes_on_with_another_ones_flow_is_no_flow_of_its_own(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class Builder:
         self._thread = threading.Thread(target=self._run, name="tracekit-collector-flows", daemon=True)
 
     def start(self) -> None:
+        self._waiting.update(dict.fromkeys(self._index.led(_MAX_WAITING), _LED))
         self._thread.start()
 
     def join(self) -> None:
@@ -153,22 +154,27 @@ class Builder:
             for id_ in reversed([*ids]):
                 self._waiting[id_] = due[id_]
                 self._waiting.move_to_end(id_, last=False)
+        led: set[bytes] = set()
         for id_ in (*round_.none, *round_.lost):
             if due[id_] != _LED:  # else two that lead to each other would never end
-                led = self._reader.led_on(id_)
-                with self._lock:
-                    for other in led:
-                        self._waiting.setdefault(other, _LED)
+                led |= self._reader.led_on(id_)
+        led -= round_.last.keys()  # built in this round, with what led there
         with self._index.writing():
-            self._index.note_built(round_.built)
-            self._index.note_no_flow(round_.none)
-            self._index.note_tried([*round_.lost, *round_.tried])
+            # What grew while it was built stays as it is: it waits for being built again.
+            old = {id_ for id_, last in round_.last.items() if self._index.last_places(id_)[0] > last}
+            self._index.note_built(each for each in round_.built if bytes.fromhex(each.summary.id) not in old)
+            self._index.note_no_flow(id_ for id_ in round_.none if id_ not in old)
+            self._index.note_tried(id_ for id_ in (*round_.lost, *round_.tried) if id_ not in old)
+            self._index.note_led(led, round_.last)
+        with self._lock:
+            for other in led:
+                self._waiting.setdefault(other, _LED)
         if told := [*round_.built, *round_.damaged]:
             self.tell(told)
 
     def _try(self, id_: bytes, round_: _Round) -> None:
         try:
-            found, missing = self._reader.build(id_.hex())
+            found, missing, round_.last[id_] = self._reader.build(id_.hex())
         except Exception:
             _logger.warning("flow %s cannot be built", id_.hex(), exc_info=True)
             self._say(f"flow {id_.hex()} cannot be built; the log says why")
@@ -189,6 +195,8 @@ class Builder:
 class _Round:
     """What became of the ids that were due."""
 
+    last: dict[bytes, int] = field(default_factory=dict)
+    """The last place that was known of each, when it was built."""
     built: list[Built] = field(default_factory=list)
     damaged: list[Built] = field(default_factory=list)
     none: list[bytes] = field(default_factory=list)

@@ -437,7 +437,7 @@ class DiskStore:
         looked = self._index.find(query, _SEARCHED_AT_ONCE, before)
         matching: list[Summary] = []
         for at, summary in enumerate(looked):
-            built, _ = self._reader.build(summary.id)
+            built = self._reader.build(summary.id)[0]
             if built is not None and matches(query, built.flow):
                 matching.append(built.summary)
             if len(matching) == limit or time.monotonic() > until_s:

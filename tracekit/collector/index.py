@@ -49,6 +49,7 @@ create index if not exists listing on flow(
     duplicates, analysed
 );
 create table if not exists segment(number integer primary key, spans int, logs int);
+create table if not exists led(id blob primary key) without rowid;
 create table if not exists state(name text primary key, value int);
 """
 _CACHE_KIB: Final = 16 * 1024
@@ -278,6 +279,14 @@ class Index:
             "update flow set listed = 0, analysed = 1 where id = ?", ((id_,) for id_ in ids)
         )
 
+    def note_led(self, ids: Iterable[bytes], done: Iterable[bytes]) -> None:
+        """To these flows others have led: they are to be built again, after a restart if need be.
+
+        Until they are `done`.
+        """
+        self._writer.executemany("delete from led where id = ?", ((id_,) for id_ in done))
+        self._writer.executemany("insert or ignore into led values(?)", ((id_,) for id_ in ids))
+
     def note_tried(self, ids: Iterable[bytes]) -> None:
         """These cannot be built; what is known of them stays."""
         self._writer.executemany("update flow set analysed = 1 where id = ?", ((id_,) for id_ in ids))
@@ -406,6 +415,10 @@ class Index:
         for listed in (1, 0):
             found += [row[0] for row in self._read(sql, (listed, limit - len(found)))]
         return found
+
+    def led(self, limit: int) -> list[bytes]:
+        """Ids of flows that others have led to, and that were not built since."""
+        return [row[0] for row in self._read("select id from led limit ?", (limit,))]
 
     def count_unanalysed(self) -> int:
         """How many flows were not built yet; as `flows`."""

@@ -212,12 +212,20 @@ class Live:
                 self._is_woken = bool(pending or passed_over)
             if not pending and not passed_over:
                 return
-            queries = [*self._feeds]
-            found, left = await asyncio.to_thread(_matching, queries, pending)
-            data: dict[str, bytes] = {}
-            for query in queries:
-                if (feed := self._feeds.get(query)) is not None:
-                    self._tell(feed, found[query], left + passed_over, data)
+            try:
+                await self._tell_all(pending, passed_over)
+            except BaseException:
+                with self._lock:
+                    self._is_woken = False  # else nobody would ever be told again
+                raise
+
+    async def _tell_all(self, pending: Sequence[Built], passed_over: int) -> None:
+        queries = [*self._feeds]
+        found, left = await asyncio.to_thread(_matching, queries, pending)
+        data: dict[str, bytes] = {}
+        for query in queries:
+            if (feed := self._feeds.get(query)) is not None:
+                self._tell(feed, found[query], left + passed_over, data)
 
     def _tell(self, feed: _Feed, found: Sequence[Built], lost: int, data: dict[str, bytes]) -> None:
         """Tell all who watch with this query; what is encoded already is in `data`."""

@@ -79,31 +79,34 @@ class Reader:
 
     def whole(self, flow_id: str) -> Built | None:
         """As `Archive.build`."""
-        built, missing = self.build(flow_id)
+        built, missing, _ = self.build(flow_id)
         if built is None and missing:
             raise cause(missing) or LostError(flow_id)
         return built
 
-    def build(self, flow_id: str) -> tuple[Built | None, Missing]:
-        """The flow out of what can be read of it; and what cannot be read of what mentions it."""
+    def build(self, flow_id: str) -> tuple[Built | None, Missing, int]:
+        """The flow out of what can be read of it; what cannot be read of what mentions it; and the last place
+        that was known to: what came later is not in it. -1 where there is none.
+        """
         missing: Missing = {}
+        last = max(self._places(flow_id)[0], default=-1) if is_id(flow_id) else -1
         reading = _Reading(self._stopping)
         known = _Spans(lambda id_: self._mentioning(id_, reading, missing if id_ == flow_id else None))
         spans = flow_spans(known, flow_id)
         if (reading.is_over() or reading.is_cut) and not self._stopping.is_set():
             self._say(f"flow {flow_id} is too large to be read whole; it is shown in part")
         if not spans or self._stopping.is_set():  # what was read then may be a part
-            return None, missing
+            return None, missing, last
         quiet_s = time.time() - max(span.end_ns or span.start_ns for span in spans) / 1e9
         try:
             flow = build_flow(spans, flow_id, known=Knowledge(is_quiet=quiet_s > _LATE_S))
         except ValueError:
-            return None, missing
+            return None, missing, last
         summary = summary_of(flow)
         if missing and (row := self._index.summary(bytes.fromhex(flow_id))) is not None:
             # It was written before, and knows more than what is left.
             summary = replace(row, is_settled=not row.open_spans, is_analysed=True)
-        return Built(summary, flow, len(missing)), missing
+        return Built(summary, flow, len(missing)), missing, last
 
     def led_on(self, id_: bytes) -> set[bytes]:
         """The ids of the flows that the spans of a trace which begins none say: they may have grown with it.

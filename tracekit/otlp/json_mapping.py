@@ -21,7 +21,8 @@ Resources: TypeAlias = "Iterator[tuple[Object, Scopes]]"
 MAX_CONTAINERS: Final = 500_000
 """Objects and lists in a request: two bytes of text become a hundred or more in memory."""
 
-_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_TO_BRACKET: Final = re.compile(rb'(?:[^"\[{]++|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))*+[\[{]', re.DOTALL)
+"""Up to the next bracket that is in no text."""
 _IDS: Final = ("traceId", "spanId", "parentSpanId")
 _NO_ID: Final = base64.b64encode(b"?").decode()  # one byte, which is no id's length
 
@@ -52,13 +53,20 @@ def apart(body: bytes, resources: str, scopes: str, records: str) -> tuple[Objec
 
 
 def _document(body: bytes) -> Object:
-    if _brackets(body) > MAX_CONTAINERS and _brackets(_TEXT.sub(b"", body)) > MAX_CONTAINERS:
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS and _has_too_many(body):
         raise ValueError("too many objects")
     return _object(json.loads(body.decode()))
 
 
-def _brackets(body: bytes) -> int:
-    return body.count(b"{") + body.count(b"[")
+def _has_too_many(body: bytes) -> bool:
+    """Whether there are too many objects and lists, brackets in texts left out."""
+    at = 0
+    for _ in range(MAX_CONTAINERS + 1):
+        found = _TO_BRACKET.match(body, at)  # from here, and never back: a text may have no end
+        if found is None:
+            return False
+        at = found.end()
+    return True
 
 
 def dumped(document: Object, resources: str, scopes: str, records: str) -> bytes:

@@ -249,6 +249,8 @@ def test_a_request_of_too_many_small_parts_is_refused(
         pytest.param(b'{"a":' * 3_000 + b"1" + b"}" * 3_000, id="nesting of objects"),
         pytest.param(b"[{}" + b",{}" * 600_000 + b"]", id="too many objects"),
         pytest.param(b'{"resourceSpans": ' + b"9" * 10_000 + b"}", id="a long number"),
+        pytest.param(b"[" * 500_001 + b'"' + b'\\"' * 60_000, id="a text without an end"),
+        pytest.param(b"[" * 500_001 + b'"' * 4_000_000, id="many texts"),
     ],
 )
 def test_an_unreadable_json_request_is_one_error(body: bytes) -> None:
