@@ -8,7 +8,7 @@ can be cancelled. Where it is switched on, it stands down.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracekit.patching import Integration
 from tracekit.tracing.trust import TRUST_ALL, Trust
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["integrations"]
 
+_CONTRIB: Final = "opentelemetry.instrumentation.grpc"
+
 
 def integrations(service: str = "", trust: Mapping[str, str] | Trust = TRUST_ALL) -> Sequence[Integration]:
     """How calls are instrumented, for this service, and with this trust in methods (as routes) and hosts."""
     whom = trust if isinstance(trust, Trust) else Trust.of(trust)
     return (
-        Integration("grpc", "grpc", "", functools.partial(_install_grpc, service=service, trust=whom)),
+        Integration(
+            "grpc", "grpc", "", functools.partial(_install_grpc, service=service, trust=whom), _CONTRIB
+        ),
         Integration("strawberry", "strawberry", "", _install_strawberry),
         Integration("gql", "gql", "", _install_gql),
     )
@@ -37,7 +41,7 @@ def _install_grpc(patches: Patches, service: str, trust: Trust) -> None:
 
     for name in ("GrpcInstrumentorClient", "GrpcInstrumentorServer"):
         for variant in (name, name.replace("Grpc", "GrpcAio")):
-            stand_down(f"opentelemetry.instrumentation.grpc:{variant}", (), patches)
+            stand_down(f"{_CONTRIB}:{variant}", (), patches)
     grpc_clients.install(patches, trust)
     grpc_servers.install(patches, service, trust)
 

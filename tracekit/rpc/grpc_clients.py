@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tracekit.patching import Function, Patches
     from tracekit.tracing.trust import Trust
 
-_SOFT_LIMIT: Final = 8 * 1024
+_SOFT_LIMIT: Final = 8 * 1024 - 700
+"""Beyond 8 KiB servers refuse a call, some of the time. Less what gRPC itself sends, with room for names."""
 _OURS: Final = 2 * 1024
 _AROUND: Final = 32
 """Bytes that a pair counts for beside its text. Source: RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE."""
