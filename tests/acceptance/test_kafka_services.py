@@ -163,7 +163,7 @@ def test_case_51_a_sampler_sees_what_it_may_decide_by(topic: Topic) -> None:
         {
             "name": f"poll {topic.name}",
             "kind": "CLIENT",
-            "attributes": {**labels("receive", "poll"), **client, "messaging.batch.message_count": 1},
+            "attributes": {**labels("receive", "poll"), **client, **several},
             "links": [TRACE],
         },
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from tests.e2e.shop import place, shop
 from tests.integration.servers.jaeger import jaeger
 from tests.real.stack import eventually
 from tracekit.sources.jaeger import Jaeger
+from tracekit.sources.jaeger_api import JaegerApi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real
 
 ORDERS = 5
+HOUR_NS = 3600 * 10**9
+MOST_TRACES = 200
 CONTRIB = {
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "tracekit",
     "OTEL_PROPAGATORS": "tracecontext,baggage",
@@ -73,15 +77,14 @@ def ordered(folder: Path, under: Sequence[str], variables: dict[str, str]) -> li
         with shop(sink, ["east"], under=under, **variables, **quick) as running:
             for number in range(ORDERS):
                 place(running.fronts["east"], str(number))
-            asked = Jaeger(storage.query)
+            api, asked = JaegerApi(storage.query), Jaeger(storage.query)
 
             def found() -> dict[str, list[Span]]:
                 traces: dict[str, list[Span]] = {}
-                for service in asked.services():
-                    for span in asked._of(service, 0, 2**62):
-                        of_trace = traces.setdefault(span.trace_id, [])
-                        if span not in of_trace:
-                            of_trace.append(span)
+                now_ns = time.time_ns()
+                for service in api.services():
+                    for trace_id in api.traces(service, now_ns - HOUR_NS, now_ns + HOUR_NS, MOST_TRACES):
+                        traces[trace_id] = [*asked.trace(trace_id)]
                 return traces
 
             def reserved() -> bool:
