@@ -1,11 +1,12 @@
-"""Google Pub/Sub's own fake server, which its client library in Go is tested with."""
+"""Google Pub/Sub's own fake server, as `programs` makes it."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.integration.servers.process import free_ports, listens, running
+from tracekit_demo.servers import pubsub as server
+
 from tests.integration.servers.programs import made
 
 if TYPE_CHECKING:
@@ -16,7 +17,5 @@ if TYPE_CHECKING:
 @contextmanager
 def pubsub(folder: Path) -> Iterator[str]:
     """Its address, which clients take as PUBSUB_EMULATOR_HOST."""
-    program = made("pubsub")
-    (port,) = free_ports(1)
-    with running("pubsub", [program, f"127.0.0.1:{port}"], folder, lambda: listens(port)):
-        yield f"127.0.0.1:{port}"
+    with server.pubsub(folder, made("pubsub")) as address:
+        yield address
