@@ -119,6 +119,16 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of Debian's NATS, one for each process of pytest."""
+    from tests.integration.servers.nats import nats
+
+    on_this_machine("nats-server")
+    with nats(tmp_path_factory.mktemp("nats")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def activemq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
     """Debian's ActiveMQ, one for each process of pytest."""
     from tests.integration.servers.activemq import activemq

@@ -12,6 +12,7 @@ from tests.contract.rigs.aiokafka import AioKafkaRig
 from tests.contract.rigs.aws import AioSnsRig, AioSqsRig, SnsRig, SqsRig
 from tests.contract.rigs.confluent import ConfluentRig
 from tests.contract.rigs.kafka_python import KafkaPythonRig
+from tests.contract.rigs.nats import JetStreamRig, NatsRig
 from tests.contract.rigs.pika import PikaRig
 from tests.contract.rigs.pubsub import PubSubRig
 from tests.contract.rigs.redis_streams import RedisAsyncRig, RedisRig
@@ -124,4 +125,20 @@ class TestStomp(TransportContract):
     @pytest.fixture
     def rig(self, activemq_server: ActiveMQ) -> Iterator[Rig]:
         with closing(StompRig(activemq_server.port)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestNats(TransportContract):
+    @pytest.fixture
+    def rig(self, nats_server: str) -> Iterator[Rig]:
+        with closing(NatsRig(nats_server)) as rig:
+            yield rig
+
+
+@pytest.mark.server
+class TestJetStream(TransportContract):
+    @pytest.fixture
+    def rig(self, nats_server: str) -> Iterator[Rig]:
+        with closing(JetStreamRig(nats_server)) as rig:
             yield rig
