@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from tracekit.testing import FlowSink
 
-NOT_HERE: Final = ("httpx2", "aiohttp", "grpc", "strawberry", "gql")
+NOT_HERE: Final = ("httpx2", "aiohttp", "grpc", "strawberry", "gql", "uplink", "descanso", "websockets")
 NOWHERE: Final = {
     "OTEL_TRACES_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "none",
@@ -560,7 +560,7 @@ def test_endpoint_protocol_service_and_resource_come_from_the_variables(
 
     with only(variables), tracekit.configure(quiet=True) as handle:
         span("work")
-        metrics.get_meter("program").create_counter("tracekit.test.orders").add(7)
+        metrics.get_meter("application").create_counter("tracekit.test.orders").add(7)
         logging.getLogger("program").warning("an order")
         assert handle.flush(PATIENCE_S)
 
@@ -872,7 +872,7 @@ def test_it_can_be_done_again_for_what_was_cached_before_and_between(
 def _instruments(name: str) -> tuple[trace.Tracer, metrics.Counter, _logs.Logger]:
     return (
         trace.get_tracer("program"),
-        metrics.get_meter("program").create_counter(f"tracekit.test.{name}"),
+        metrics.get_meter("application").create_counter(f"tracekit.test.{name}"),
         _logs.get_logger("program"),
     )
 

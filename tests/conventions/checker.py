@@ -1,8 +1,8 @@
 """A checker of telemetry against OpenTelemetry's conventions 1.44: everything that tests emit.
 
 `violations(spans, metrics)` gives readable lines, none where all is well. What is in the registry file
-counts, and `tracekit.*`. Spans and metrics of other people's scopes can be exempted; whoever tests
-with them names the scope.
+counts, and what `conventions/tracekit.yaml` adds to it. Spans and metrics of other people's scopes can be
+exempted; whoever tests with them names the scope.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import yaml
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, MetricsData, Sum
 
 from tracekit.model import Attributes, Span, Status
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _FILE: Final = Path(__file__).with_name("registry-1.44.json")
+OURS: Final = Path(__file__).parents[2] / "conventions" / "tracekit.yaml"
 
 DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Of every HTTP and messaging duration. Source: conventions 1.44, metrics, ExplicitBucketBoundaries."""
@@ -114,7 +116,30 @@ def violations(
 
 @functools.cache
 def _registry() -> Any:
-    return json.loads(_FILE.read_text(encoding="utf-8"))
+    """Theirs and ours, in the form of theirs."""
+    known = json.loads(_FILE.read_text(encoding="utf-8"))
+    for group in yaml.safe_load(OURS.read_text(encoding="utf-8"))["groups"]:
+        if group["type"] == "attribute_group":
+            known["attributes"].update({each["id"]: _described(each) for each in group["attributes"]})
+        elif group["type"] == "metric":
+            known["metrics"][group["metric_name"]] = {
+                "instrument": group["instrument"],
+                "unit": group["unit"],
+                "attributes": {each["ref"]: _level(each) for each in group["attributes"]},
+            }
+    return known
+
+
+def _described(attribute: Any) -> Any:
+    kind = attribute["type"]
+    if isinstance(kind, dict):
+        kind = {"enum": [member["value"] for member in kind["members"]], "old": []}
+    return {"type": kind, "stability": attribute["stability"]}
+
+
+def _level(reference: Any) -> str:
+    level = reference["requirement_level"]
+    return next(iter(level)) if isinstance(level, dict) else str(level)
 
 
 # -- attributes -------------------------------------------------------------------------------------
@@ -122,8 +147,7 @@ def _registry() -> Any:
 
 def _of_attributes(attributes: Attributes) -> Iterator[str]:
     for name, value in attributes.items():
-        if not name.startswith("tracekit."):
-            yield from _of_attribute(name, value)
+        yield from _of_attribute(name, value)
 
 
 def _of_attribute(name: str, value: object) -> Iterator[str]:
@@ -284,10 +308,6 @@ def _names(verb: str, attributes: Attributes) -> tuple[str, ...]:
 def _of_metric(metric: Metric) -> Iterator[str]:
     for point in metric.points:
         yield from _of_attributes(point)
-    if metric.name.startswith("tracekit."):
-        if metric.name.endswith(".duration") and (metric.instrument, metric.unit) != ("histogram", "s"):
-            yield f"a duration is a histogram in s, not a {metric.instrument} in {metric.unit or 'no unit'}"
-        return
     entry = _registry()["metrics"].get(metric.name)
     if entry is None:
         yield "no metric of the conventions"

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from tests.conventions.checker import DURATION_BOUNDARIES, Metric, metrics_of, violations
+from tests.conventions.checker import DURATION_BOUNDARIES, OURS, Metric, metrics_of, violations
+from tracekit import semconv
 from tracekit.model import Event, Kind, Link, Span, Status
 
 if TYPE_CHECKING:
@@ -277,10 +279,9 @@ def test_the_same_violation_is_told_once() -> None:
             "messaging.destination is no attribute of the conventions",
         ),
         (replace(DURATION, name="messaging.publish.duration"), "no metric of the conventions"),
-        (
-            Metric("tracekit.flow.duration", "counter", "ms"),
-            "a duration is a histogram in s, not a counter in ms",
-        ),
+        (Metric("tracekit.flow.duration", "counter", "s"), "a counter, not a histogram"),
+        (Metric("tracekit.flow.duration", "histogram", "ms"), "its unit is 'ms', not 's'"),
+        (Metric("tracekit.flow.length", "histogram", "s"), "no metric of the conventions"),
     ],
 )
 def test_each_mistake_of_a_metric_has_its_line(bad: Metric, expected: str) -> None:
@@ -295,7 +296,7 @@ def test_healthy_metrics_have_no_violation() -> None:
         [{"messaging.system": "kafka", "messaging.operation.name": "send"}],
     )
 
-    assert violations([], [DURATION, counter, Metric("tracekit.dropped", "counter", "1")]) == []
+    assert violations([], [DURATION, counter, Metric("tracekit.dropped", "counter", "{item}")]) == []
 
 
 def test_metrics_are_taken_from_the_reader_of_the_sdk() -> None:
@@ -310,3 +311,34 @@ def test_metrics_are_taken_from_the_reader_of_the_sdk() -> None:
         Metric(DURATION.name, "histogram", "s", [{"messaging.system": "kafka"}], DURATION_BOUNDARIES, "shop"),
         Metric("http.server.active_requests", "updowncounter", "{request}", [{}], None, "shop"),
     ]
+
+
+def test_what_is_ours_is_what_the_registry_describes() -> None:
+    registry = yaml.safe_load(OURS.read_text(encoding="utf-8"))["groups"]
+    described = [
+        *(each["id"] for group in registry for each in group.get("attributes", ()) if "id" in each),
+        *(group["metric_name"] for group in registry if group["type"] == "metric"),
+        *(group["name"] for group in registry if group["type"] == "event"),
+    ]
+
+    ours = [
+        value
+        for value in vars(semconv).values()
+        if str(value).startswith("tracekit.") and value != semconv.__name__
+    ]
+    assert sorted(described) == sorted(ours)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [
+        ({"tracekit.flow.id": 7}, "tracekit.flow.id is 7, not of type string"),
+        ({"tracekit.flow.name": "x"}, "tracekit.flow.name is no attribute of the conventions"),
+        (
+            {"tracekit.messaging.context": "lost"},
+            "tracekit.messaging.context is 'lost', not one of absent, invalid, skipped",
+        ),
+    ],
+)
+def test_what_is_ours_is_held_against_our_registry(attribute: Attributes, expected: str) -> None:
+    assert violations([span("charge", Kind.INTERNAL, attribute)]) == [f"span 'charge': {expected}"]
