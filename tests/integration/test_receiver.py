@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import http.client
 import json
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 import psutil
@@ -25,6 +27,8 @@ from google.protobuf import json_format
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # its stubs lack py.typed
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 
+from tracekit.collector import rpc
+from tracekit.collector.intake import Intake
 from tracekit.collector.memory import MemoryStore
 from tracekit.collector.server import MAX_CONNECTIONS, CollectorError, CollectorServer, _not_to_be_had
 from tracekit.model import Span
@@ -443,9 +447,10 @@ def test_a_full_disk_over_grpc_is_unavailable_and_says_when_to_come_again() -> N
 
 
 @contextmanager
-def channel(collector: CollectorServer) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+def channel(to: CollectorServer | Throttled) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+    port = to.port if isinstance(to, Throttled) else to.grpc_port
     with grpc.insecure_channel(
-        f"127.0.0.1:{collector.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
     ) as opened:
         yield opened.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
 
@@ -457,7 +462,7 @@ def test_calls_over_grpc_that_do_not_fit_in_are_told_to_come_again_at_once() -> 
         refused = [call for _, call in zip(range(27), as_completed(calls), strict=False)]
         blocked(collector).go_on.set()
 
-        # Eight had a turn, a hundred waited for one.
+        # So many had a turn, or waited for one.
         codes = Counter(call.code() for call in calls)
         assert {retry_of(call) for call in refused} == {2}
     assert codes == {grpc.StatusCode.OK: 108, grpc.StatusCode.UNAVAILABLE: 27}
@@ -502,6 +507,98 @@ def test_calls_whose_message_does_not_come_keep_nobody_out(connections: int, eac
         export = opened.enter_context(channel(collector))
 
         assert export(GOOD, timeout=4) == b""
+
+
+class Throttled:
+    """A line for many senders, each of which gets so many bytes a second through to the port."""
+
+    def __init__(self, port: int, bytes_per_s: int) -> None:
+        self._port = port
+        self._bytes_per_s = bytes_per_s
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sender, _ = self._listening.accept()
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+                receiver = socket.create_connection(("127.0.0.1", self._port))
+                for one, other, pause_s in ((sender, receiver, 0.02), (receiver, sender, 0.0)):
+                    self._threads.append(threading.Thread(target=self._pass, args=(one, other, pause_s)))
+                    self._threads[-1].start()
+
+    def _pass(self, one: socket.socket, other: socket.socket, pause_s: float) -> None:
+        with contextlib.suppress(OSError), closing(one):
+            while piece := one.recv(int(self._bytes_per_s * 0.02)):
+                other.sendall(piece)
+                threading.Event().wait(pause_s)
+        with contextlib.suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Throttled:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join(30)
+
+
+def test_senders_on_slow_lines_do_not_take_each_others_turns() -> None:
+    large = encode_spans([Span("1" * 32, "2" * 16, "x" * 300_000, 1, 2)])
+    with (
+        CollectorServer() as collector,
+        Throttled(collector.grpc_port, 200_000) as line,
+        ExitStack() as opened,
+    ):
+        exports = [opened.enter_context(channel(line)) for _ in range(20)]
+        calls = [export.future(large, timeout=20) for export in exports]
+
+        assert Counter(call.code() for call in calls) == {grpc.StatusCode.OK: 20}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retry_s"),
+    [
+        (CancelledError(), grpc.StatusCode.UNAVAILABLE, 2),  # as where it stops
+        (LookupError("a bug"), grpc.StatusCode.INTERNAL, 0),
+    ],
+)
+def test_a_call_that_fails_inside_is_answered_and_gives_its_turn_back(
+    error: Exception, code: grpc.StatusCode, retry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_in(*_: object) -> bytes:
+        raise error
+
+    with CollectorServer() as collector, channel(collector) as export:
+        with monkeypatch.context() as failing:
+            failing.setattr(Intake, "take_in", take_in)
+            calls = [export.future(GOOD, timeout=10) for _ in range(100)]
+            assert {(call.code(), retry_of(call)) for call in calls} == {(code, retry_s)}
+
+        assert export(GOOD, timeout=4) == b""
+
+
+def test_a_call_at_which_its_thread_fails_keeps_nobody_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def via(*_: object) -> NoReturn:
+        raise LookupError("a bug")
+
+    with CollectorServer() as collector, channel(collector) as export:
+        with monkeypatch.context() as failing:
+            failing.setattr(rpc, "Via", via)
+            with pytest.raises(grpc.RpcError):
+                export(GOOD, timeout=1)
+
+        assert export(GOOD, timeout=4) == b""
+    assert [record.message for record in caplog.records] == [
+        "tracekit: the collector fails at a call over gRPC, and goes on (1 in all): LookupError"
+    ]
 
 
 def test_calls_whose_message_does_not_come_cost_no_thread() -> None:

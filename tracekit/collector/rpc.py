@@ -4,29 +4,29 @@ On gRPC's core, for `grpc.server` gives each call a thread before its message is
 which it has none what OTLP takes for the end: RESOURCE_EXHAUSTED without RetryInfo. `grpc.aio` shares one
 queue among all event loops of a process, the application's too.
 
-Bounds: one message as `intake` has it, and `AT_ONCE` that are received or taken in. `MAX_WAITING` calls more
-wait for their turn, as long as the intake lets anybody wait; it goes around among the connections. One that
-has its turn and does not send loses it, to those that wait, after `PATIENCE_S`. Who is turned away, or loses
-its turn, is told to come again.
+Bounds: one message as `intake` has it; how many are received at once, and who waits for that, as `line` has
+it; `AT_ONCE` are handed to the intake. Who is turned away, or loses its turn, is told to come again. Of calls
+that wait, gRPC's core holds 64 KiB each, 100 of a connection.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc._cython import cygrpc
 
-from tracekit.collector.intake import MAX_REQUEST_BYTES, MAX_WAIT_S, Refusal, busy
+from tracekit.collector.intake import MAX_REQUEST_BYTES, Refusal, busy
+from tracekit.collector.line import Call, Line
+from tracekit.collector.seldom import Seldom
 from tracekit.collector.via import HEADER, Via
-from tracekit.otlp import UNIMPLEMENTED, encode_status
+from tracekit.otlp import INTERNAL, UNIMPLEMENTED, encode_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tracekit.collector.intake import Intake
     from tracekit.otlp import Signal
@@ -37,8 +37,6 @@ _METHODS: Final[dict[bytes, Signal]] = {
     b"/opentelemetry.proto.collector.metrics.v1.MetricsService/Export": "metrics",
 }
 AT_ONCE: Final = 8
-MAX_WAITING: Final = 100
-PATIENCE_S: Final = 0.5
 _LOOK_S: Final = 0.1
 _GRACE_S: Final = 1.0
 _HANDSHAKE_S: Final = 5  # for so long a crowd that says nothing keeps others out; they try again for longer
@@ -50,7 +48,9 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
     ("grpc.so_reuseport", 0),  # else two collectors share a port, and each sees half of a flow
-    ("grpc.max_concurrent_streams", MAX_WAITING),
+    ("grpc.max_concurrent_streams", 100),
+    # Else the core widens the windows of all calls, up to megabytes each, of those too that wait for a turn.
+    ("grpc.http2.bdp_probe", 0),
 )
 
 
@@ -77,12 +77,12 @@ class GrpcServer:
         self._intake = intake
         self._message_timeout_s = request_timeout_s / 2
         self._lock = threading.RLock()  # of all that follows
-        self._line = _Line()
-        self._turns: dict[_Call, None] = {}  # those who have one, the earliest first
+        self._line: Line[_Call] = Line()
         self._due = 0  # what the core will yet tell
         self._is_stopping = False
         self._is_over = False
         self._looked_at_s = 0.0
+        self._failing = Seldom("the collector fails at a call over gRPC, and goes on")
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tracekit-collector-grpc-intake")
         self._events = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(options, False)
@@ -116,13 +116,19 @@ class GrpcServer:
             with self._lock:
                 if event.completion_type != cygrpc.CompletionType.queue_timeout:
                     self._due -= 1
-                    event.tag(event)
+                    self._try(event.tag, event)
                 event = None  # what it refers to keeps the core from ending
                 if self._is_stopping and self._due == 0:
                     self._is_over = True
                     self._server.destroy()
                     return
-                self._look()
+                self._try(self._look)
+
+    def _try(self, do: Callable[..., None], *given: Any) -> None:
+        try:
+            do(*given)
+        except Exception as error:  # noqa: BLE001 - the thread serves all the others too
+            self._failing.say(type(error).__name__, error)
 
     def _ask_for_a_call(self) -> None:
         with self._lock:
@@ -141,7 +147,7 @@ class GrpcServer:
         if signal is None:
             self._answer(call, UNIMPLEMENTED, f"there is no {event.call_details.method.decode('latin-1')}")
             return
-        if (too_many := self._line.add(call)) is not None:
+        if (too_many := self._line.add(call, time.monotonic())) is not None:
             self._refuse(too_many, busy("too much is under way at once"))
         self._go_on()
 
@@ -152,8 +158,10 @@ class GrpcServer:
         if message is None:
             self._answer(call, UNIMPLEMENTED, "a call brings one message; this one brought none")
             return
-        call.is_whole = True
-        self._threads.submit(self._export, call, message)
+        call.message = message
+        self._line.come_whole(call, len(message))
+        self._threads.submit(self._export, call)
+        self._go_on()
 
     def _end(self, call: _Call, event: Any) -> None:
         if event.batch_operations[0].cancelled():
@@ -167,31 +175,39 @@ class GrpcServer:
         if now_s - self._looked_at_s < _LOOK_S:
             return
         self._looked_at_s = now_s
-        for call in [each for each in self._line if now_s - each.since_s > MAX_WAIT_S]:
+        for call in self._line.waited_too_long(now_s):
             self._refuse(call, busy("too much is under way at once"))
-        wanted = len(self._line)
-        for call in [each for each in self._turns if not each.is_whole]:
-            waited_s = now_s - call.since_s
-            if waited_s > self._message_timeout_s or (wanted and waited_s > PATIENCE_S):
-                wanted -= 1
-                self._refuse(call, busy("the message did not come in time"))
+        self._go_on()
+        slow = [*self._line.slower_than(self._message_timeout_s, now_s), *self._line.cut(now_s)]
+        for call in dict.fromkeys(slow):
+            self._refuse(call, busy("the message did not come in time"))
 
     def _go_on(self) -> None:
-        while len(self._turns) < AT_ONCE and (call := self._line.next()) is not None:
-            call.since_s = time.monotonic()
-            self._turns[call] = None
+        while (call := self._line.next(time.monotonic())) is not None:
             self._start(call, partial(self._read, call), cygrpc.ReceiveMessageOperation(_NO_FLAGS))
 
-    def _export(self, call: _Call, message: bytes) -> None:
+    def _export(self, call: _Call) -> None:
+        answer = self._taken_in(call)  # its message is let go of before the next one is received
+        if isinstance(answer, Refusal):
+            self._answer_refusal(call, answer)
+        elif answer is not None:
+            self._answer(call, _OK, "", answer)
+
+    def _taken_in(self, call: _Call) -> bytes | Refusal | None:
+        """The answer; None where nobody waits for one."""
+        message, call.message = call.message, b""
         assert call.signal is not None
         if call.is_over:
-            return  # the sender has given up, and sends it again
+            return None  # the sender has given up, and sends it again
         try:
-            answer = self._intake.take_in(call.signal, message, "protobuf", call.via)
+            return self._intake.take_in(call.signal, message, "protobuf", call.via)
         except Refusal as refusal:
-            self._answer_refusal(call, refusal)
-        else:
-            self._answer(call, _OK, "", answer)
+            return refusal.with_traceback(None)  # that would hold the message
+        except CancelledError:
+            return busy("the collector stops")
+        except Exception as error:  # noqa: BLE001 - who sent it waits for an answer
+            self._failing.say(type(error).__name__, error)
+            return Refusal(500, INTERNAL, "the collector failed at this request; its log says how")
 
     def _refuse(self, call: _Call, refusal: Refusal) -> None:
         self._intake.refuse(call.signal, refusal)
@@ -218,8 +234,8 @@ class GrpcServer:
 
     def _leave(self, call: _Call) -> None:
         call.is_over = True
+        call.message = b""  # where no thread has it yet, none wants it now
         self._line.remove(call)
-        self._turns.pop(call, None)
         self._go_on()
 
     def _start(self, call: _Call, told: Callable[[Any], None], *operations: Any) -> None:
@@ -227,62 +243,16 @@ class GrpcServer:
         call.core.start_server_batch(operations, told)
 
 
-class _Call:
-    """One call, from its headers to its answer."""
+class _Call(Call):
+    """One call, as gRPC's core has it."""
 
     def __init__(self, core: Any, signal: Signal | None, via: Via) -> None:
+        super().__init__(core.peer())
         self.core = core
         self.signal = signal
         self.via = via
-        self.connection: bytes = core.peer()
-        self.since_s = time.monotonic()  # it waits for its turn, or has it
-        self.is_whole = False
+        self.message = b""
         self.is_over = False
-
-
-class _Line:
-    """The calls that wait, by their connections, which take turns.
-
-    Bound: `MAX_WAITING`; of more, the latest one goes of the connection that has most.
-    """
-
-    def __init__(self) -> None:
-        self._connections: OrderedDict[bytes, deque[_Call]] = OrderedDict()
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[_Call]:
-        return (call for calls in self._connections.values() for call in calls)
-
-    def add(self, call: _Call) -> _Call | None:
-        """The call that has no room now, if any; it is in the line until it is removed."""
-        self._connections.setdefault(call.connection, deque()).append(call)
-        self._size += 1
-        if self._size <= MAX_WAITING:
-            return None
-        return max(self._connections.values(), key=len)[-1]
-
-    def next(self) -> _Call | None:
-        """The call whose turn it is, taken out of the line."""
-        if not self._connections:
-            return None
-        connection, calls = next(iter(self._connections.items()))
-        self._connections.move_to_end(connection)
-        call = calls[0]
-        self.remove(call)
-        return call
-
-    def remove(self, call: _Call) -> None:
-        """Take it out; nothing, where it does not wait."""
-        calls = self._connections.get(call.connection)
-        if calls is None or call not in calls:
-            return
-        calls.remove(call)
-        self._size -= 1
-        if not calls:
-            del self._connections[call.connection]
 
 
 def _nothing(_event: Any) -> None:
