@@ -707,6 +707,48 @@ def test_who_went_is_forgotten(client: Client) -> None:
     assert found["watchers"] == 0
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [["/api/events"], ["/api/events", "/api/flows"], ["/api/flows", "/api/events"]],
+    ids=["alone", "first", "last"],
+)
+def test_a_stream_ends_where_its_reader_closes_its_side_and_what_it_asked_else_is_answered(
+    client: Client, paths: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=SOON_S) as asked:
+        asked.sendall(
+            b"".join(b"GET %s HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode() for path in paths)
+        )
+        asked.shutdown(socket.SHUT_WR)
+        answered = asked.makefile("rb").read()
+
+    assert answered.count(b"HTTP/1.1 200 OK") == len(paths)
+    assert client.get("/api/status")["watchers"] == 0
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_stream_with_a_question_behind_it_is_forgotten_where_its_reader_goes(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=SOON_S) as asked:
+        asked.sendall(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2)
+        soon(lambda: client.get("/api/status"), lambda found: bool(found["watchers"]))
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, no end
+
+    found = soon(lambda: client.get("/api/status"), lambda found: not found["watchers"])
+    assert found["watchers"] == 0
+
+
+def test_a_server_that_stops_ends_the_streams_before_questions_too(
+    archive: DiskStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with CollectorServer(archive, pages=create_api(archive)) as server:
+        asked = socket.create_connection(("127.0.0.1", server.pages_port), timeout=SOON_S)
+        asked.sendall(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2)
+        assert asked.recv(1)
+
+    asked.close()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_a_server_that_stops_ends_its_streams_and_complains_of_nothing(
     archive: DiskStore, caplog: pytest.LogCaptureFixture
 ) -> None:

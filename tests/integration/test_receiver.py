@@ -168,6 +168,16 @@ def test_a_sender_that_closes_its_side_is_answered_and_then_closed(ahead: int) -
         assert is_cut(sender)
 
 
+@pytest.mark.parametrize("part", [WHOLE[:20], WHOLE[:-1]], ids=["headers", "body"])
+def test_a_sender_that_closes_its_side_in_the_middle_is_answered_what_was_whole(part: bytes) -> None:
+    with CollectorServer() as collector, connected(collector.http_port) as sender:
+        sender.sendall(WHOLE * 3 + part)
+        sender.shutdown(socket.SHUT_WR)
+
+        assert statuses(sender, 3) == [200] * 3
+        assert sender.recv(100) == b""
+
+
 def test_a_sender_that_closes_its_side_in_the_middle_is_cut_off() -> None:
     with CollectorServer() as collector, connected(collector.http_port) as sender:
         sender.sendall(WHOLE[:-1])

@@ -328,7 +328,7 @@ class _Api:
 
 
 class _Stream(Response):
-    """What a watcher is told, until it goes."""
+    """What a watcher is told, until it goes, or closes its side: a browser does not before it goes."""
 
     media_type = _EVENTS
 
@@ -339,13 +339,14 @@ class _Stream(Response):
         self._watcher = watcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(_sends_no_more(receive, scope.get("state", {})))
         gone.add_done_callback(lambda _: self._watcher.close())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._watcher.is_closed:
                 text = await self._watcher.unread()
                 await send({"type": "http.response.body", "body": text, "more_body": True})
+            await send({"type": "http.response.body"})
         finally:
             self._live.leave(self._watcher)
             gone.cancel()
@@ -353,6 +354,11 @@ class _Stream(Response):
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _sends_no_more(receive: Receive, state: Mapping[str, object]) -> None:
+    while (await receive())["type"] != "http.disconnect" and not state.get(SENDS_NO_MORE):
         pass
 
 

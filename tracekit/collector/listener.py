@@ -13,6 +13,7 @@ import contextlib
 import functools
 import http
 import threading
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,11 +24,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 if TYPE_CHECKING:
     import socket
 
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 SENDS_NO_MORE: Final = "tracekit.sends_no_more"
-"""In the state of a request: its sender has closed its side, and may be gone altogether."""
+"""In the state of a request: its sender has closed its side, and may be gone altogether. Who waits to receive
+when that happens is given an empty piece of the body."""
 _GRACE_S: Final = 1
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _MAX_AHEAD: Final = 32
@@ -47,8 +49,14 @@ class Listener:
         max_connections: int,
     ) -> None:
         self._seats = _Seats(request_timeout_s, max_connections)
+
+        async def to_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+            # The end of the loop cancels what is under way; uvicorn would log that as an error.
+            with contextlib.suppress(asyncio.CancelledError):
+                await app(scope, receive, send)
+
         config = _Config(
-            app,
+            to_the_end,
             interface="asgi3",
             http=functools.partial(_Connection, self._seats),  # type: ignore[arg-type]  # made by calling it
             backlog=_BACKLOG,
@@ -147,6 +155,7 @@ class _Connection(HttpToolsProtocol):
         self._slow_reader: asyncio.TimerHandle | None = None
         self._pending = 0  # bytes since the last piece of a body, or the last request
         self._is_whole = False  # the request that came last
+        self._due: deque[RequestResponseCycle] = deque()  # those not answered yet, as they came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         seats = self._seats
@@ -184,6 +193,7 @@ class _Connection(HttpToolsProtocol):
         if codings and b",".join(codings).strip().lower() != b"chunked":
             raise NotImplementedError
         super().on_headers_complete()
+        self._due.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
@@ -200,18 +210,26 @@ class _Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._due.popleft()
         super().on_response_complete()
         self._unset_keepalive_if_required()  # ours is stricter
         if self.cycle.response_complete or not self._is_whole:
             self._wait()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's, which uvicorn narrows
-        """Stay for the answer to what came whole, if none has begun; a stream ends, for its reader went."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        if not (self._is_whole and cycle) or cycle.response_started:
+        """Stay for the answers to what came whole, and close then; who streams is told, and ends it."""
+        if not self._due or (len(self._due) == 1 and self._due[0].more_body):
             return False
-        cycle.scope["state"][SENDS_NO_MORE] = True
-        cycle.keep_alive = False
+        if self._due[-1].more_body:
+            self._due.pop()
+            self.pipeline.popleft()  # where the latest stands
+        self.cycle = self._due[-1]
+        self.cycle.keep_alive = False
+        self._is_whole = True
+        self.wait_no_more()
+        for cycle in self._due:
+            cycle.scope["state"][SENDS_NO_MORE] = True
+            cycle.message_event.set()  # so whoever waits to receive looks
         return True
 
     def pause_writing(self) -> None:
@@ -225,6 +243,9 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.wait_no_more()
         self._read_again()
+        for cycle in self._due:  # uvicorn tells the latest alone
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def wait_no_more(self) -> None:
