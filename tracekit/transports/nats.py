@@ -25,7 +25,8 @@ class Nats(Plain):
     and pull.
 
     A send of JetStream ends with the server's answer; any other once the client took it. What is on a subject
-    of the server's own, and an answer to a request, is no message.
+    of the server's own, and an answer to a request, is no message. A stream's own `max_msg_size` is heard of
+    in the answer to JetStream's `publish` alone.
     """
 
     system: ClassVar = "nats"
