@@ -1,4 +1,4 @@
-"""HTTP, owned once: FastAPI as server; httpx, httpx2, aiohttp and requests as clients.
+"""HTTP, owned once: FastAPI as server; httpx, httpx2, aiohttp and requests as clients; uplink and descanso.
 
 The spans and the metrics are those of OpenTelemetry's own instrumentors, with the stable names. Ours
 is what they leave open: one SERVER span whatever else is switched on, where flows end, and trust.
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracekit.http import clients, server
+from tracekit.http import clients, declared, server
 from tracekit.patching import Integration
 from tracekit.tracing.trust import TRUST_ALL, Trust
 
@@ -67,6 +67,8 @@ def integrations(
             functools.partial(clients.install_requests, trust=whom),
             "opentelemetry.instrumentation.requests",
         ),
+        Integration("uplink", "uplink", "", declared.install_uplink),
+        Integration("descanso", "descanso", "", declared.install_descanso),
     )
 
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanKind
 
 from tracekit import context as ours
 from tracekit import semconv
 from tracekit.guard import count_drop, shielded, swallow
 from tracekit.pathway import Pathway
 from tracekit.tracing.quick import QuickSpan, watch_starts
+from tracekit.tracing.templates import declared_of, name_by_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
-    from opentelemetry.trace import Link, SpanKind, TraceState
+    from opentelemetry.trace import Link, TraceState
     from opentelemetry.util.types import Attributes
+
+_CLIENT: Final = SpanKind.CLIENT
 
 
 class Taker(ABC):
@@ -117,6 +121,8 @@ class FlowProcessor(SpanProcessor):
         ours.remember(span, pathway)
         if not pathway.is_hub:
             span.set_attribute(semconv.FLOW_ID, pathway.flow_id)
+        if span.kind is _CLIENT:
+            name_by_template(span, parent_context)
         parent = span.parent
         if parent is not None and parent.is_remote and not parent.trace_flags.sampled:
             span.set_attribute(semconv.CONTEXT_SAMPLED, False)
@@ -159,6 +165,11 @@ class ShieldedSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
+        if kind is _CLIENT:
+            with shielded("the declared path of a request"):
+                if (found := declared_of(name, attributes, parent_context)) is not None:
+                    name = found[0]
+                    attributes = {**(attributes or {}), semconv.URL_TEMPLATE: found[1]}
         with shielded("a sampler"):
             return self._sampler.should_sample(
                 parent_context, trace_id, name, kind, attributes, links, trace_state
