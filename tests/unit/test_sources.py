@@ -97,6 +97,16 @@ def test_what_is_no_address_is_refused_with_one_that_is(url: str) -> None:
     assert str(refused.value) == f"{url!r} is no address of a server; it looks like http://127.0.0.1:4320"
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:", "https://[::1]:/", "http://me@here:/tracekit"])
+def test_an_address_that_ends_where_its_port_should_be_is_told_so(url: str) -> None:
+    with pytest.raises(SourceError) as refused:
+        ApiSource(url)
+
+    assert str(refused.value) == (
+        f"the port is missing in {url!r}, behind its colon; it looks like http://127.0.0.1:4320"
+    )
+
+
 def test_where_nobody_answers_it_says_what_to_start() -> None:
     with pytest.raises(NotReachedError) as failed:
         ApiSource("http://127.0.0.1:1").find("")

@@ -74,6 +74,8 @@ class Web:
         host = _host(url)
         if not host:
             raise SourceError(f"{url!r} is no address of a server; it looks like {default}")
+        if urlsplit(url).netloc.endswith(":"):  # as of `:$PORT` without one; it would mean port 80
+            raise SourceError(f"the port is missing in {url!r}, behind its colon; it looks like {default}")
         self.url = url.rstrip("/")
         self._default = default
         self._what = what
