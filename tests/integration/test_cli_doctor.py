@@ -342,6 +342,42 @@ def test_an_endpoint_whose_answer_has_no_end_is_a_failure_with_the_cure(doctor: 
     assert time.monotonic() < by
 
 
+def test_a_server_whose_answer_takes_long_is_waited_for_with_a_word(
+    flow_sink: FlowSink, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracekit.cli.doctor._LONG_S", 0.1)
+    monkeypatch.setattr("tracekit.sources.web._ANSWER_S", 0.6)
+    for name, value in flow_sink.env.items():
+        monkeypatch.setenv(name, value)
+    is_over = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nx: ")
+                while not is_over.wait(0.05):
+                    self.wfile.write(b"x")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            code = cli.main(["doctor", "--server", url])
+        finally:
+            is_over.set()
+            server.shutdown()
+            thread.join()
+
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert f"{url} did not answer within" in out
+    assert err.splitlines() == [f"tracekit doctor: waiting for {url}, half a minute at most"] * 2
+
+
 def test_a_clock_that_is_apart_from_the_endpoint_s_is_a_warning(doctor: Doctor) -> None:
     class Ahead(BaseHTTPRequestHandler):
         """A receiver that takes everything, and whose clock is an hour ahead."""

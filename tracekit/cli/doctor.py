@@ -9,6 +9,7 @@ import platform
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from threading import Timer
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ _OTHERS: Final = ("OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_EXPERIMENTAL_")
 _ALIKE: Final = 0.85
 _UNSET: Final = "unset it, unless the application exports by a provider of its own"
 _SKEW_S: Final = 2.0
+_LONG_S: Final = 3.0
 _TIMEOUT: Final = "OTEL_EXPORTER_OTLP_TIMEOUT"
 _TRYING: Final = {"OTEL_TRACES_SAMPLER": "always_on", _TIMEOUT: "4"}
 
@@ -152,6 +154,23 @@ def _recorded_and_soon() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _waited_for(server: ApiSource) -> Iterator[None]:
+    """Say it where that takes long."""
+    timer = Timer(_LONG_S, _say_that_it_waits, (server.url,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _say_that_it_waits(url: str) -> None:
+    print(f"tracekit doctor: waiting for {harmless(url)}, half a minute at most", file=sys.stderr, flush=True)
 
 
 def _variables(given: Mapping[str, str]) -> Iterator[Finding]:
@@ -310,7 +329,8 @@ def _server(server: ApiSource) -> Iterator[Finding]:
     from tracekit.sources import SourceError
 
     try:
-        status = server.get("/api/status")
+        with _waited_for(server):
+            status = server.get("/api/status")
     except SourceError as error:
         yield Finding("server", "warning", str(error))
         return
@@ -339,7 +359,8 @@ def _flow(settings: Settings, server: ApiSource) -> Finding:
     if sent.troubles:
         return Finding("flow", "failure", f"it was not sent: {'; '.join(sent.troubles)}")
     try:
-        wrong, took_s = trial.came_back(sent, server)
+        with _waited_for(server):
+            wrong, took_s = trial.came_back(sent, server)
     except NotReachedError:
         return Finding(
             "flow",
