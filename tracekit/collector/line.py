@@ -10,7 +10,8 @@ most is taken away every `PATIENCE_S`: from who has had his for longer than that
 message first. A connection that lost one has twice as long at its next, up to `_MOST_PATIENCE` times.
 
 Connections that bring large messages and never did before may hold more: of new ones 16 at first, and 32
-once small messages are usual, of `MAX_REQUEST_BYTES` each; thus 640 MiB where somebody means harm.
+once small messages are usual, of `MAX_REQUEST_BYTES` each; thus 640 MiB where somebody means harm. Measured:
+770 MB of the whole process, by 60 connections that stop before the end of 20 MiB.
 """
 
 from __future__ import annotations
