@@ -554,6 +554,36 @@ def _text(value: Any) -> str:
 
 
 @pytest.mark.parametrize("settings", SHAPES, ids=str)
+def test_case_40_who_looks_at_entries_is_shown_the_payload_and_takes_none(
+    stream: Stream, settings: dict[str, Any], flows: Captured
+) -> None:
+    def payload(entry: Any) -> object:
+        return {_text(name): _text(value) for name, value in entry[1].items()}
+
+    async def shown_by_asyncio() -> Any:
+        client = redis.asyncio.Redis.from_url(stream.server.url, **settings)
+        async with AsyncExitStack() as closing_:
+            closing_.push_async_callback(client.aclose)
+            return await client.xrange(stream.name)
+
+    client = stream.other(**settings)
+    client.xadd(stream.name, {"order": "1"})
+    with client.pipeline() as pipeline:
+        (queued,) = pipeline.xrange(stream.name).execute()
+
+    information = client.xinfo_stream(stream.name)
+    shown = [*queued, *client.xrange(stream.name), *client.xrevrange(stream.name)]
+    shown += [*asyncio.run(shown_by_asyncio()), information["first-entry"], information["last-entry"]]
+
+    assert [payload(entry) for entry in shown] == [{"order": "1"}] * 6
+    assert [span.name for span in flows.spans] == [f"send {stream.name}"]
+    assert points(flows, "messaging.client.consumed.messages") == []
+    with tracekit.process(shown[1]):
+        pass
+    assert parent_of(the(flows, f"process {stream.name}")) == where(the(flows, f"send {stream.name}"))
+
+
+@pytest.mark.parametrize("settings", SHAPES, ids=str)
 @pytest.mark.parametrize("command", ["xreadgroup", "xread", "xclaim", "xautoclaim"])
 def test_case_40_a_handler_is_given_the_payload_in_the_clients_own_shape(
     stream: Stream, settings: dict[str, Any], command: str, flows: Captured

@@ -29,6 +29,7 @@ from tracekit.messaging.calls import (
 )
 from tracekit.messaging.contrib import ContribTurn, keep, stand_down, step_aside
 from tracekit.messaging.gathering import Gathered, adding, gathering
+from tracekit.messaging.looking import looking
 from tracekit.messaging.loop import AsyncConsumerLoop, ConsumerLoop, Turns
 from tracekit.messaging.processing import Process
 from tracekit.messaging.pushes import delivering, registering
@@ -174,6 +175,8 @@ class Engine:
                 return functools.partial(flushing, self, transport)
             case "inner":
                 return inner
+            case "look":
+                return functools.partial(looking, self, transport, hook)
             case "block":
                 return functools.partial(blocking, self, transport)
             case "make":
@@ -270,6 +273,15 @@ class Engine:
         if call is not None and (lost := transport.lost(call, result)):
             self.receiver.lost(transport, name, client, lost)
         return messages
+
+    def look(self, transport: Transport, client: object, result: object, call: Call) -> None:
+        """What a client showed, and nobody took: remembered where it must be."""
+        try:
+            messages = transport.incoming(result, call)
+            if messages and transport.package in self._keyed:
+                self._remember(transport, client, result, messages)
+        finally:
+            transport.unasked(call, result)
 
     def pushed(self, transport: Transport, name: str, given: object, call: Call) -> Process | None:
         """The processing of a message that a client hands to a handler; None where it is none."""

@@ -83,7 +83,8 @@ class Hook:
     call itself is what hands one message to its handlers. `carry`: the parameter named `callback` holds a
     function that must run in its caller's context. `retry`: the client sends messages once more by itself;
     `Transport.resent` says which. `make`: it makes a client that cannot be asked later what it was given.
-    `inner`: the client's own work, whose calls of it are none of the application's. `block`: called on a
+    `inner`: the client's own work, whose calls of it are none of the application's. `look`: it shows messages
+    and takes none, so that nothing is counted. `block`: called on a
     message, it gives a block (`async with`) in which that one is processed.
     `gather`: it gives an empty batch. `add`: called on a batch, it adds a message (its call has the batch's
     `client`), and gives None where it has not; a hook with the scope `batch` sends it.
@@ -109,6 +110,7 @@ class Hook:
         "flush",
         "gather",
         "inner",
+        "look",
         "add",
         "block",
     ] = "call"

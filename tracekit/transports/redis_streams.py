@@ -45,6 +45,10 @@ class RedisStreams(Plain):
         Hook(f"{_COMMANDS}.xread", "receive", "read"),
         Hook(f"{_COMMANDS}.xautoclaim", "receive", "claim"),
         Hook(f"{_COMMANDS}.xclaim", "receive", "claim"),
+        *(
+            Hook(f"{_COMMANDS}.{command}", "receive", command, "look")
+            for command in ("xrange", "xrevrange", "xinfo_stream")
+        ),
         Hook(f"{_COMMANDS}.xack", "settle", "ack"),
         Hook(f"{_COMMANDS}.xackdel", "settle", "ack"),
         Hook(f"{_COMMANDS}.xnack", "settle", "nack"),
