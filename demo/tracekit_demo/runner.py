@@ -110,12 +110,12 @@ def _run(once: bool, kafka: str | None, database: str | None, data: Path | None,
                     signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         code = 130 if once else 0
-        _end_heard()
+        end_heard()
     except (BrokerError, DemoError, ServiceError) as error:
         is_failed = True
         print(f"\ntracekit demo: {error}", file=sys.stderr)
     except OSError:
-        if _end_heard():
+        if end_heard():
             raise
         code = 130 if once else 0
     finally:
@@ -126,7 +126,7 @@ def _run(once: bool, kafka: str | None, database: str | None, data: Path | None,
     return code
 
 
-def _end_heard() -> bool:
+def end_heard() -> bool:
     """Say that all has ended; False where nobody reads any more: the terminal, or the pipe, is closed."""
     try:
         print("\nended", flush=True)

@@ -76,7 +76,7 @@ class Services:
         with other, self._nursery_log.open("wb") as log:
             self._nursery = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tracekit_demo.nursery", str(other.fileno())],
-                env=_surroundings(),
+                env=surroundings(),
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -193,7 +193,7 @@ def _tail(log: Path) -> str:
     return f" Its log ({log}) ends:\n{shown}" + (f"\n{cure}" if cure else "")
 
 
-def _surroundings() -> dict[str, str]:
+def surroundings() -> dict[str, str]:
     """What every service gets: the demo's own variables, and how telemetry is to go.
 
     Settings of OpenTelemetry, of tracekit and of Kafka that were meant for other programs are left out.

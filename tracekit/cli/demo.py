@@ -12,7 +12,8 @@ HELP: Final = "start a shop of six services, and watch its orders as flows"
 
 _USAGE: Final = """\
 tracekit demo [--once] [--fault NAME] [--kafka HOST:PORT] [--database URL] [--data FOLDER]
-       tracekit demo fault [NAME [off]] [--data FOLDER]"""
+       tracekit demo fault [NAME [off]] [--data FOLDER]
+       tracekit demo tour"""
 
 _EPILOG: Final = """\
 An order a second is placed, over HTTP (sync), by events (async), or by both (hybrid); some are declined,
@@ -37,6 +38,19 @@ faults, and what the flows show:
   dropped-headers   inventory publishes stock.reserved without headers: the break, and what follows apart
 
 Without NAME it says which are on. They end with `off`, and with the demo.
+"""
+_TOUR: Final = "send one order through every system there is, and draw its flow"
+_TOUR_EPILOG: Final = """\
+Each station is a process of its own, which takes the order from one system and hands it on by the next:
+  HTTP (FastAPI, httpx) → gRPC → GraphQL (strawberry, gql) → Kafka (kafka-python, aiokafka, confluent-kafka)
+  → RabbitMQ (pika, aio-pika) → ActiveMQ (stomp.py) → SNS → SQS (boto3) → Pub/Sub → Redis Streams (redis-py)
+
+Servers that are installed are started for it, and ended with it; Kafka is on board. A server of your own is
+taken where it is named: KAFKA_BOOTSTRAP_SERVERS, RABBITMQ_URL, ACTIVEMQ_STOMP (host:port), AWS_ENDPOINT_URL,
+PUBSUB_EMULATOR_HOST, REDIS_URL. What is not there is left out, and named with the line that installs it.
+
+The exit code is 0 if what came out is one flow: every station in order, every wait known, and no break.
+Ctrl-C ends all of it.
 """
 _FAULTS: Final = ("slow-payment", "failing-payment", "slow-consumer", "dropped-headers")
 
@@ -73,7 +87,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with this fault from the start: " + ", ".join(_FAULTS) + "; --once then exits with 1",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="while it runs")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     fault = commands.add_parser(
         "fault",
         prog="tracekit demo fault",
@@ -92,6 +106,14 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="the directory of the demo that is meant",
     )
+    commands.add_parser(
+        "tour",
+        prog="tracekit demo tour",
+        help=_TOUR,
+        description=_TOUR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_TOUR_EPILOG,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "fault":
         switch = importlib.import_module("tracekit_demo.switch").switch
         return int(switch(args.name, on=args.state == "on", data=args.data))
+    if args.command == "tour":
+        return int(importlib.import_module("tracekit_demo.tour.runner").run())
     runner = importlib.import_module("tracekit_demo.runner")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
         signal.signal(signal.SIGINT, _Interrupt())
