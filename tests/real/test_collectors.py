@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+import grpc
 import pytest
 from kafka import KafkaProducer
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real
 
 _SOME: Final = 300
+_EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_ALL_TAKEN: Final = b"\n\0"
+"""An answer of gRPC: nothing stands in its part on what was not."""
 _ON_THE_WAY_S: Final = 2.0
 """From the acknowledgement by the agent until a gateway has it: queue, batch, Kafka."""
 
@@ -41,6 +45,20 @@ _GIVEN: Final = {
     "QUEUE_DIRECTORY": "/var/lib/otelcol",
 }
 """The variables without a default, as docs/scaling.md names them."""
+
+
+def alone(folder: Path) -> dict[str, str]:
+    """The variables of a Collector that has nobody behind it, and is the only gateway."""
+    ports = ("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "BALANCED_PORT", "HEALTH_PORT")
+    own = dict(zip(ports, map(str, free_ports(4)), strict=True))
+    return {
+        **own,
+        **dict.fromkeys(("OTLP_HOST", "HEALTH_HOST"), "127.0.0.1"),
+        **dict.fromkeys(("PROMETHEUS_ENDPOINT", "LOGS_ENDPOINT"), "http://127.0.0.1:1"),
+        **dict.fromkeys(("JAEGER_ENDPOINT", "GATEWAY_ENDPOINT"), "127.0.0.1:1"),
+        "GATEWAYS": f"[127.0.0.1:{own['BALANCED_PORT']}]",
+        "QUEUE_DIRECTORY": str(folder / "queue"),
+    }
 
 
 @pytest.mark.parametrize("name", ["local", "agent", "gateway", "kafka-buffer"])
@@ -61,22 +79,12 @@ def test_the_collector_takes_a_configuration(name: str) -> None:
     ],
 )
 def test_a_gateway_does_not_start_on_a_value_that_is_none(tmp_path: Path, variable: str, value: str) -> None:
-    grpc, http, balanced, health = map(str, free_ports(4))
-    environment = {
-        **_GIVEN,
-        "OTLP_HOST": "127.0.0.1",
-        "HEALTH_HOST": "127.0.0.1",
-        "OTLP_GRPC_PORT": grpc,
-        "OTLP_HTTP_PORT": http,
-        "BALANCED_PORT": balanced,
-        "HEALTH_PORT": health,
-        "QUEUE_DIRECTORY": str(tmp_path / "queue"),
-        variable: value,
-    }
+    environment = {**alone(tmp_path), variable: value}
+    health = int(environment["HEALTH_PORT"])
 
     with (
         pytest.raises(ServerError, match="ended with 1"),
-        collector(tmp_path, CONFIGURATIONS / "gateway.yaml", environment, health_port=int(health)),
+        collector(tmp_path, CONFIGURATIONS / "gateway.yaml", environment, health_port=health),
     ):
         pass
 
@@ -150,11 +158,13 @@ def ended(
     )
 
 
+def exported(otlp: str, spans: Sequence[Span]) -> bool:
+    status, _ = fetched(f"{otlp}/v1/traces", encode_spans(spans), {"content-type": "application/x-protobuf"})
+    return status == 200
+
+
 def export(tiers: Tiers, spans: Sequence[Span]) -> None:
-    status, _ = fetched(
-        f"{tiers.otlp}/v1/traces", encode_spans(spans), {"content-type": "application/x-protobuf"}
-    )
-    assert status == 200
+    assert exported(tiers.otlp, spans)
 
 
 def test_a_gateway_decides_by_flow_and_keeps_errors_that_come_late(tmp_path: Path, brokers: str) -> None:
@@ -217,13 +227,37 @@ def test_one_of_several_brokers_may_be_away(tmp_path: Path, brokers: str) -> Non
         assert tiers.await_stored({span.span_id for span in spans}, began) == set()
 
 
-def test_more_than_grpc_takes_at_once_goes_in_parts(tiers: Tiers) -> None:
+def test_large_spans_outlive_outages(tiers: Tiers) -> None:
     began = time.time_ns()
-    spans = [ended("a" * 32, text=secrets.token_hex(5_000)) for _ in range(800)]  # 8 MB
-    for first in range(0, len(spans), 100):
-        export(tiers, spans[first : first + 100])
+    tiers.servers["jaeger"].kill()
+    tiers.servers["buffer 1"].kill()
+    spans = [ended("a" * 32, text=secrets.token_hex(2_500)) for _ in range(1600)]  # 8 MB, and gRPC takes 4
+    for first in range(0, len(spans), 200):
+        export(tiers, spans[first : first + 200])
+    tiers.start("buffer 1")
+    time.sleep(_ON_THE_WAY_S + DECISION_WAIT_S)  # the Collectors' own clocks
+    tiers.start("jaeger")
 
     assert tiers.await_stored({span.span_id for span in spans}, began) == set()
+
+
+@pytest.mark.parametrize("name", ["local", "agent", "gateway"])
+def test_a_service_may_send_over_grpc_as_much_as_over_http(tmp_path: Path, name: str) -> None:
+    environment = alone(tmp_path)
+    health = int(environment["HEALTH_PORT"])
+    body = encode_spans([ended("a" * 32, text=secrets.token_hex(5_000)) for _ in range(800)])  # 8 MB
+
+    with (
+        collector(tmp_path, CONFIGURATIONS / f"{name}.yaml", environment, health_port=health),
+        grpc.insecure_channel(f"127.0.0.1:{environment['OTLP_GRPC_PORT']}") as channel,
+    ):
+        # A gateway takes some once it has found itself.
+        assert eventually(
+            lambda: exported(f"http://127.0.0.1:{environment['OTLP_HTTP_PORT']}", [ended("a" * 32)])
+        )
+        answer = channel.unary_unary(_EXPORT)(body)
+
+    assert answer == _ALL_TAKEN
 
 
 def test_what_nobody_can_read_stops_nothing_behind_it(tiers: Tiers, brokers: str) -> None:

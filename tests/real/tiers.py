@@ -103,6 +103,7 @@ class Tiers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.servers["jaeger"].kill()  # it takes ten seconds to end, and nobody asks it any more
         self._stack.close()
 
     def start(self, name: str) -> None:
@@ -150,7 +151,7 @@ class Tiers:
             if wanted <= now:
                 return set()
             if len(now) > len(found):
-                until = time.monotonic() + 6 * DECISION_WAIT_S + 10
+                until = time.monotonic() + 4 * DECISION_WAIT_S + 6
             found = now
             time.sleep(0.5)
         return wanted - found
