@@ -593,7 +593,7 @@ HTTP: dict[str, Any] = {
 }
 
 
-def test_a_websocket_has_one_server_span_and_its_messages_none() -> None:
+def test_a_websocket_has_one_server_span_and_its_messages_theirs() -> None:
     app = FastAPI()
 
     @app.websocket("/live")
@@ -607,8 +607,9 @@ def test_a_websocket_has_one_server_span_and_its_messages_none() -> None:
         sent = call(app, scope, [{"type": "websocket.connect"}])
 
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
-    (span,) = found.spans()
-    assert (span.kind, sent[1]["text"]) == (SpanKind.SERVER, trace_id(span))
+    span, message = found.spans()
+    assert (span.name, span.kind, sent[1]["text"]) == ("GET /live", SpanKind.SERVER, trace_id(span))
+    assert (message.name, message.kind) == ("send /live", SpanKind.PRODUCER)
     assert found.points("tracekit.flow.duration") == []
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracekit.http import clients, declared, server
+from tracekit.http import clients, declared, server, websocket
 from tracekit.patching import Integration
 from tracekit.tracing.trust import TRUST_ALL, Trust
 
@@ -69,6 +69,7 @@ def integrations(
         ),
         Integration("uplink", "uplink", "", declared.install_uplink),
         Integration("descanso", "descanso", "", declared.install_descanso),
+        Integration("websockets", "websockets", "", functools.partial(websocket.install, trust=whom)),
     )
 
 

@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 
+from tracekit import semconv
 from tracekit.guard import shielded
 from tracekit.http import background
 from tracekit.http.asgi import make_safe
@@ -66,10 +67,18 @@ def _contrib(patches: Patches) -> Applications | None:
     except ImportError:
         return None
     make_safe(patches)
-    return Applications(_link_to_caller)
+    return Applications(_complete)
 
 
-def _link_to_caller(span: Span, scope: Scope) -> None:
+def _complete(span: Span, scope: Scope) -> None:
+    """What contrib leaves out: ASGI has no method for a WebSocket, whose handshake is a request too."""
+    with shielded("the span of a WebSocket"):
+        if scope["type"] == "websocket":
+            method = "GET" if str(scope.get("http_version", "1.1")).startswith("1") else "CONNECT"
+            span.set_attribute(semconv.HTTP_REQUEST_METHOD, method)
+            name = span.name if isinstance(span, ReadableSpan) else ""
+            if name.startswith("HTTP "):
+                span.update_name(f"{method} {name.removeprefix('HTTP ')}")
     with shielded("the link to a caller who is not trusted"):
         arrival = scope.get(_ARRIVAL)
         if isinstance(arrival, Arrival) and arrival.caller is not None:
