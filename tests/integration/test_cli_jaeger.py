@@ -86,6 +86,7 @@ def test_the_id_of_a_trace_finds_its_flow_and_its_log_lines(storage: str, server
     assert fetched(f"{server.otlp}/v1/logs", encode_logs([line]), AS_PROTOBUF)[0] == 200
     drawn = tracekit_here("flow", apart, "--logs", "--server", server.api)
     page = fetched(f"{server.api}/flow/{apart}")[1].decode()
+    assert f"/trace/{apart}\n" in page  # where Jaeger shows it
     directly = tracekit_here("flow", apart, "--source", "jaeger", "--server", storage)
 
     assert (drawn.code, directly.code) == (0, 0)

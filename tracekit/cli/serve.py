@@ -111,6 +111,12 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="show the flows of a Jaeger that has the spans, by its query API; log lines are kept here",
     )
+    parser.add_argument(
+        "--jaeger-page",
+        type=_page,
+        metavar="URL",
+        help="where a person sees the traces in Jaeger, for links to them (default: as --jaeger)",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
 
 
@@ -118,6 +124,12 @@ def _port_of(url: str) -> int:
     port = urlsplit(url).port
     assert port is not None
     return port
+
+
+def _page(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a URL, as http://127.0.0.1:16686")
+    return text
 
 
 def _port(text: str) -> int:
@@ -251,6 +263,7 @@ def _collector(
             _hosts(arguments),
             more=lambda: _more(server, arguments),
             troubles=forward.troubles if forward else tuple,
+            jaeger=arguments.jaeger_page or arguments.jaeger or "",
         ),
         pages_port=arguments.port,
         forward=forward,

@@ -22,6 +22,7 @@ import sqlite3
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -59,6 +60,7 @@ MAX_OTLP_BYTES: Final = 32 * 1024 * 1024
 MAX_PAGE_LINES: Final = 2_000
 _PAGE_WIDTH: Final = 120
 _MAX_PARAMETERS: Final = 20
+_MAX_PAGE_TRACES: Final = 20
 _DEAR: Final = frozenset({"flow", "flow_logs", "flow_otlp", "flow_page"})  # and a search
 _WHOLE_ID: Final = 32
 _EVENTS: Final = "text/event-stream"
@@ -95,13 +97,15 @@ def create_api(
     now_ns: Callable[[], int] = time.time_ns,
     more: Callable[[], Mapping[str, Json]] = dict,
     troubles: Callable[[], Sequence[str]] = tuple,
+    jaeger: str = "",
 ) -> ASGIApp:
     """The application; it watches the archive from now on.
 
     `hosts` are the names by which it may be called; None: by any. `more` is what the status says beside
-    the archive, `troubles` what goes wrong beside it; both are called in a thread.
+    the archive, `troubles` what goes wrong beside it; both are called in a thread. `jaeger` is where a
+    person sees the traces in Jaeger, "" for nowhere.
     """
-    api = _Api(archive, now_ns, more, troubles)
+    api = _Api(archive, now_ns, more, troubles, jaeger.rstrip("/"))
     routes = [
         Route(operation.path, api.endpoint(operation), methods=["GET"])
         for operation in (*OPERATIONS, FLOW_PAGE)
@@ -149,8 +153,10 @@ class _Api:
         now_ns: Callable[[], int],
         more: Callable[[], Mapping[str, Json]],
         troubles: Callable[[], Sequence[str]],
+        jaeger: str,
     ) -> None:
         self._archive = archive
+        self._jaeger = jaeger
         self._now_ns = now_ns
         self._more = more
         self._troubles = troubles
@@ -248,6 +254,9 @@ class _Api:
         if built.unread:
             rows.append(f"\n✕ incomplete: {built.unread} requests with spans of it cannot be read")
         rows.append(f"\n/api/flows/{built.flow.id} has it as JSON, and its log lines at …/logs")
+        if self._jaeger:
+            traces = dict.fromkeys(span.trace_id for span in built.flow.spans)
+            rows += [f"{self._jaeger}/trace/{each}" for each in islice(traces, _MAX_PAGE_TRACES)]
         return _text("\n".join(rows) + "\n")
 
     def _flow_otlp(self, given: _Given) -> Response:
