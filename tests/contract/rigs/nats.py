@@ -77,7 +77,11 @@ class NatsRig:
         return {name: value.decode() for name, value in pairs}
 
     def consume(self, handle: Callable[[object], None]) -> None:
-        self._receiving.run(self.receive(handle), context=copy_context())
+        async def work() -> None:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.receive(handle)
+
+        self._receiving.run(work(), context=copy_context())
 
     async def receive(self, handle: Callable[[object], None]) -> None:
         async for message in self.subscription.messages:
