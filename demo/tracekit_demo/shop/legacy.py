@@ -1,6 +1,7 @@
-"""How inventory published before there was tracing: by a client of its own, which nobody instruments.
+"""How inventory published before there was tracing: by a client that nobody can instrument.
 
-Its messages carry no headers, so whoever consumes them does not know what they belong to.
+It takes the class from where it is written in C, past what tracing puts in its place, and `tracekit.wrap` is
+unknown to it. Its messages carry no headers, so whoever consumes them does not know what they belong to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
+from confluent_kafka.cimpl import Producer
 
 if TYPE_CHECKING:
     from tracekit_demo.shop.events import Event
