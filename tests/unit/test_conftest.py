@@ -110,7 +110,7 @@ def test_a_test_that_is_to_run_fails_where_it_is_skipped(
 def test_a_file_of_tests_that_are_to_run_fails_where_it_is_skipped(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = pytester.mkpydir("real")
+    folder = pytester.mkpydir("servers")  # not as ours, which may be imported already
     (folder / "conftest.py").write_text(REAL.read_text(encoding="utf-8"))
     (folder / "test_all.py").write_text("import pytest; pytest.importorskip('no_such_module')\n")
     monkeypatch.setenv("TRACEKIT_TEST_SERVERS", "required")
