@@ -25,7 +25,7 @@ test: $(READY)  ## all tests (ARGS="-k case_12": some)
 
 test-real: $(READY)  ## the tests with the real Kafka, Collector, Jaeger, Prometheus (made once, 25 minutes)
 	@$(BIN)/python -m tests.integration.servers
-	@TRACEKIT_TEST_SERVERS=required $(BIN)/python -m pytest -m "real or server" $(ARGS)
+	@TEST_SERVERS=required $(BIN)/python -m pytest -m "real or server" $(ARGS)
 
 lint: $(READY)  ## format, style, types and import order
 	@$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ _PATIENCE_MS: Final = 10_000
 
 def is_required() -> bool:
     """Whether servers that are missing are to be installed: `make test-real` says so."""
-    return os.environ.get("TRACEKIT_TEST_SERVERS") == "required"
+    return os.environ.get("TEST_SERVERS") == "required"
 
 
 def on_this_machine(command: str) -> None:

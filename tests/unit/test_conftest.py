@@ -98,7 +98,7 @@ def test_a_test_that_is_to_run_fails_where_it_is_skipped(
     servers: str,
     outcomes: dict[str, int],
 ) -> None:
-    monkeypatch.setenv("TRACEKIT_TEST_SERVERS", servers)
+    monkeypatch.setenv("TEST_SERVERS", servers)
 
     done = run(pytester, SKIPS.format(marker=marker))
 
@@ -113,7 +113,7 @@ def test_a_file_of_tests_that_are_to_run_fails_where_it_is_skipped(
     folder = pytester.mkpydir("servers")  # not as ours, which may be imported already
     (folder / "conftest.py").write_text(REAL.read_text(encoding="utf-8"))
     (folder / "test_all.py").write_text("import pytest; pytest.importorskip('no_such_module')\n")
-    monkeypatch.setenv("TRACEKIT_TEST_SERVERS", "required")
+    monkeypatch.setenv("TEST_SERVERS", "required")
 
     done = run(pytester, "def test_of_another_file(): pass")
 
