@@ -579,6 +579,7 @@ def test_case_44_the_brokers_own_dead_letter_says_why_it_is_one(rabbit: Rabbit, 
 # -- the broker fails ------------------------------------------------------------------------------------
 
 
+@pytest.mark.real  # a broker of its own, which starts twice
 def test_case_17_of_section_8_a_broker_that_dies_raises_the_clients_own_error(
     rabbit: Rabbit, flows: Captured, tmp_path: Path
 ) -> None:

@@ -599,6 +599,7 @@ def test_case_44_three_tries_then_a_dead_letter_that_links_where_it_was_made(
 # -- the broker fails ------------------------------------------------------------------------------------
 
 
+@pytest.mark.real  # a broker of its own, which starts twice
 def test_case_17_of_section_8_after_the_broker_died_a_robust_consumer_is_traced_again(
     rabbit: Rabbit, flows: Captured, tmp_path: Path
 ) -> None:
