@@ -123,6 +123,8 @@ def test_four_may_list_many_orders_at_once(compose: Compose) -> None:
     source = ApiSource(f"http://127.0.0.1:{compose.ports['VIEWER_PORT']}", silence_s=60)
     with ThreadPoolExecutor(4) as four:  # their sockets are where this thread's are
         list(four.map(lambda scenario: place(port, scenario), islice(stream(Random(7)), MANY)))
+        # A list has what there was when it began: services send their last spans some seconds later.
+        assert eventually(lambda: _listed(source) == MANY, _PATIENCE_S)
         listed = list(four.map(lambda _: _listed(source), range(4)))
 
     container = compose("ps", "--quiet", "tracekit").strip()

@@ -123,6 +123,8 @@ def run(
     command: Sequence[str | Path], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> str:
     """What a command prints. Raises ProgramError where it fails."""
+    if shutil.which(command[0]) is None:
+        raise ProgramError(f"`{command[0]}` is not on PATH. The cure: install it")
     done = subprocess.run(
         command,
         cwd=cwd,
