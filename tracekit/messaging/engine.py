@@ -55,6 +55,7 @@ message's (`message`); nobody's, with a link (`link`)."""
 Turn: TypeAlias = Process | ContribTurn
 Loop: TypeAlias = ConsumerLoop | AsyncConsumerLoop
 
+_verbs: dict[type, str] = {}  # a message must not cost a look through all hooks
 _MAX_KNOWN: Final = 5_000
 """Messages whose records do not say all of themselves are remembered until so many others came."""
 
@@ -401,14 +402,14 @@ class Engine:
             loop.leak()
 
 
-@functools.cache
-def _named(hooks: tuple[Hook, ...]) -> str:
-    return next((hook.name for hook in hooks if hook.operation == "receive"), "")
-
-
 def _receives(transport: Transport) -> str:
     """What the client's verb for fetching is; "" where it fetches nothing."""
-    return _named(tuple(transport.hooks))
+    kind = type(transport)
+    if (known := _verbs.get(kind)) is None:
+        known = _verbs[kind] = next(
+            (hook.name for hook in transport.hooks if hook.operation == "receive"), ""
+        )
+    return known
 
 
 def _package(given: object) -> str:
