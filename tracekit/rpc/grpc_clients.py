@@ -28,7 +28,7 @@ from tracekit.tracing.trust import giving_little
 from tracekit.tracing.w3c import TRACEPARENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span
@@ -116,38 +116,18 @@ class _Calls:
 
     def going_on(self, function: Function) -> Function:
         """A call that gives the call itself: a future, or the stream of its answers."""
-        names = Names(function)
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            begun, args, kwargs = self._begun(names, args, kwargs, _target)
-            if begun is None:
-                return function(*args, **kwargs)
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                with shielded("the end of a call"):
-                    _failed(begun, error)
-                raise
-            with shielded("the end of a call"):
-
-                def over() -> None:
-                    with shielded("the end of a call"):
-                        begun.end(code_name(result.code()))
-
-                if not result.add_callback(over):
-                    over()
-            return result
-
-        return call
+        return self._given(function, _target, _hear)
 
     def asynchronous(self, function: Function) -> Function:
         """A call of grpc.aio, which gives the call itself."""
+        return self._given(function, _async_target, _hear_async)
+
+    def _given(self, function: Function, target_of: Function, hear: Callable[[Any, _Call], None]) -> Function:
         names = Names(function)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            begun, args, kwargs = self._begun(names, args, kwargs, _async_target)
+            begun, args, kwargs = self._begun(names, args, kwargs, target_of)
             if begun is None:
                 return function(*args, **kwargs)
             try:
@@ -157,12 +137,7 @@ class _Calls:
                     _failed(begun, error)
                 raise
             with shielded("the end of a call"):
-
-                def over(done: Any) -> None:
-                    with shielded("the end of a call"):
-                        begun.end(code_name(_said(done)))
-
-                result.add_done_callback(over)
+                hear(result, begun)
             return result
 
         return call
@@ -223,6 +198,25 @@ def _failed(call: _Call, error: BaseException) -> None:
         call.end(code_name(code()))
     else:
         call.end("UNKNOWN" if isinstance(error, Exception) else "CANCELLED", error)
+
+
+def _hear(call: Any, begun: _Call) -> None:
+    """Hear of the end of a call, which may be over."""
+
+    def over() -> None:
+        with shielded("the end of a call"):
+            begun.end(code_name(call.code()))
+
+    if not call.add_callback(over):
+        over()
+
+
+def _hear_async(call: Any, begun: _Call) -> None:
+    def over(done: Any) -> None:
+        with shielded("the end of a call"):
+            begun.end(code_name(_said(done)))
+
+    call.add_done_callback(over)
 
 
 def _said(done: Any) -> Any:
